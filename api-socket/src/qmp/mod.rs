@@ -1,0 +1,1 @@
+//! The QMP-like control protocol.

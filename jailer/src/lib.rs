@@ -1,0 +1,1 @@
+//! The sandbox of a VM process; written with the sandbox itself.
