@@ -84,9 +84,14 @@ impl Bus {
         len: u64,
         device: SharedDevice,
     ) -> Result<(), BusError> {
-        let last = len.checked_sub(1).and_then(|n| start.checked_add(n)).ok_or_else(|| {
-            BusError::BadRange { name: name.to_owned(), start, len }
-        })?;
+        let last = len
+            .checked_sub(1)
+            .and_then(|n| start.checked_add(n))
+            .ok_or_else(|| BusError::BadRange {
+                name: name.to_owned(),
+                start,
+                len,
+            })?;
         let at = self.entries.partition_point(|e| e.start <= last);
         if let Some(before) = at.checked_sub(1).and_then(|i| self.entries.get(i))
             && before.last >= start
@@ -97,34 +102,59 @@ impl Bus {
                 other: before.name.clone(),
             });
         }
-        self.entries.insert(at, Entry { start, last, name: name.to_owned(), device });
+        self.entries.insert(
+            at,
+            Entry {
+                start,
+                last,
+                name: name.to_owned(),
+                device,
+            },
+        );
         Ok(())
     }
 
     /// Reads at `address`. Returns `false`, with `data` untouched, when no device claims every
     /// byte of the access.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {
-        let Some((entry, offset)) = self.find(address, data.len()) else { return false };
+        let Some((entry, offset)) = self.find(address, data.len()) else {
+            return false;
+        };
         data.fill(0);
-        entry.device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+        entry
+            .device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .read(offset, data);
         true
     }
 
     /// Writes at `address`. Returns `false` when no device claims every byte of the access.
     pub fn write(&self, address: u64, data: &[u8]) -> bool {
-        let Some((entry, offset)) = self.find(address, data.len()) else { return false };
-        entry.device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+        let Some((entry, offset)) = self.find(address, data.len()) else {
+            return false;
+        };
+        entry
+            .device
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(offset, data);
         true
     }
 
     /// Every range as (first address, last address, device name), in address order.
     pub fn ranges(&self) -> impl Iterator<Item = (u64, u64, &str)> {
-        self.entries.iter().map(|e| (e.start, e.last, e.name.as_str()))
+        self.entries
+            .iter()
+            .map(|e| (e.start, e.last, e.name.as_str()))
     }
 
     fn find(&self, address: u64, len: usize) -> Option<(&Entry, u64)> {
         let last = address.checked_add(u64::try_from(len).ok()?.checked_sub(1)?)?;
-        let at = self.entries.partition_point(|e| e.start <= address).checked_sub(1)?;
+        let at = self
+            .entries
+            .partition_point(|e| e.start <= address)
+            .checked_sub(1)?;
         let entry = self.entries.get(at)?;
         (last <= entry.last).then(|| (entry, address - entry.start))
     }
@@ -175,7 +205,10 @@ mod tests {
         bus.insert("a", 0x100, 0x10, probe()).unwrap();
         for (start, len) in [(0x100, 0x10), (0xf1, 0x10), (0x10f, 1), (0, 0x1000)] {
             let error = bus.insert("x", start, len, probe()).unwrap_err();
-            assert!(matches!(error, BusError::Overlap { .. }), "{start:#x} {len:#x}");
+            assert!(
+                matches!(error, BusError::Overlap { .. }),
+                "{start:#x} {len:#x}"
+            );
         }
         for (start, len) in [(0x200, 0), (u64::MAX, 2)] {
             let error = bus.insert("x", start, len, probe()).unwrap_err();

@@ -1,0 +1,633 @@
+//! The raw format: byte n of the disk is byte n of a file or block device.
+//!
+//! Owned by a device worker, called on the I/O thread; every operation completes before it
+//! returns. The file arrives opened (see [`super::open`]); no path is resolved here.
+//!
+//! Direct I/O (`O_DIRECT`) wants buffers and offsets aligned as the file system says. A guest's
+//! requests nearly always are; one that is not goes through the page cache, with `O_DIRECT` off
+//! for that one operation, which the kernel keeps coherent with direct I/O. That is rare, needs no
+//! bounce buffer, and is right at the end of a file whose size is no multiple of the alignment.
+#![expect(
+    unsafe_code,
+    reason = "vectored I/O on raw addresses of guest memory; block ioctls"
+)]
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+
+use rustix::fs::{AtFlags, FallocateFlags, OFlags, StatxFlags};
+use rustix::io::Errno;
+
+use super::buffers::GuestBuffers;
+use super::{CacheMode, Completion, Disk, Geometry, Op, SECTOR_SIZE, Submission};
+
+/// Most vectors one system call takes (`IOV_MAX`, `UIO_MAXIOV`).
+const IOV_MAX: usize = 1024;
+/// Alignment for direct I/O where the kernel tells none (before 6.1, or not the file system's to
+/// say): what every disk and file system accepts.
+const FALLBACK_ALIGN: u64 = 4096;
+/// `BLKDISCARD`, `_IO(0x12, 119)` (linux/fs.h).
+const BLKDISCARD: libc::Ioctl = 0x1277;
+/// `BLKZEROOUT`, `_IO(0x12, 127)` (linux/fs.h).
+const BLKZEROOUT: libc::Ioctl = 0x127f;
+
+/// Zeroes to write where a file system cannot make them otherwise. Aligned for direct I/O.
+#[repr(align(4096))]
+struct Zeroes([u8; 65536]);
+static ZEROES: Zeroes = Zeroes([0; 65536]);
+
+/// Why a file cannot be a raw disk.
+#[derive(Debug, thiserror::Error)]
+pub enum RawError {
+    /// Looking at the file failed.
+    #[error("cannot determine {what} of the disk image")]
+    Probe {
+        /// What was asked for.
+        what: &'static str,
+        /// The host's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither a regular file nor a block device.
+    #[error("the disk image is neither a regular file nor a block device")]
+    NotADisk,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    BlockDevice,
+}
+
+/// What buffers and offsets must be multiples of, in direct I/O.
+#[derive(Debug, Clone, Copy)]
+struct Alignment {
+    memory: u64,
+    offset: u64,
+}
+
+/// A raw disk.
+#[derive(Debug)]
+pub struct RawDisk {
+    file: File,
+    kind: Kind,
+    cache: CacheMode,
+    geometry: Geometry,
+    /// `None`: the page cache is used, anything goes.
+    direct: Option<Alignment>,
+    /// Cleared by the first answer that says otherwise, so that it is asked once.
+    can_punch: bool,
+    can_zero_range: bool,
+    can_dsync: bool,
+    /// Something was written that no flush has followed.
+    unflushed: bool,
+}
+
+impl RawDisk {
+    /// A disk on `file`, opened for writing unless `read_only`, and with `O_DIRECT` if `cache` is
+    /// direct ([`super::open::open`] does both). A regular file's last partial sector is left out,
+    /// with a warning in the log.
+    ///
+    /// # Errors
+    /// [`RawError`].
+    pub fn new(mut file: File, cache: CacheMode, read_only: bool) -> Result<Self, RawError> {
+        let probe = |what| move |source| RawError::Probe { what, source };
+        let file_type = file.metadata().map_err(probe("the type"))?.file_type();
+        let kind = if file_type.is_block_device() {
+            Kind::BlockDevice
+        } else if file_type.is_file() {
+            Kind::File
+        } else {
+            return Err(RawError::NotADisk);
+        };
+        let bytes = size(&mut file).map_err(probe("the size"))?;
+        let capacity = bytes - bytes % SECTOR_SIZE;
+        if capacity != bytes {
+            log::warn!(
+                "the last {} bytes of the disk image are less than a sector and are left \
+                        out; pad the image to a multiple of {SECTOR_SIZE}",
+                bytes - capacity
+            );
+        }
+        let sector = SECTOR_SIZE as u32;
+        let (block_size, physical) = match kind {
+            Kind::File => (sector, sector),
+            Kind::BlockDevice => block_sizes(&file).map_err(probe("the block size"))?,
+        };
+        let physical_block_size = physical.max(block_size);
+        let geometry = Geometry {
+            capacity,
+            block_size,
+            physical_block_size,
+            read_only,
+        };
+        let direct = cache
+            .is_direct()
+            .then(|| alignment(&file, kind, block_size));
+        Ok(Self {
+            file,
+            kind,
+            cache,
+            geometry,
+            direct,
+            can_punch: true,
+            can_zero_range: true,
+            can_dsync: true,
+            unflushed: false,
+        })
+    }
+
+    /// The file, for locks and for handing it on.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn perform(&mut self, op: Op, buffers: &mut GuestBuffers) -> io::Result<()> {
+        match op {
+            Op::Read { offset } => self.transfer(offset, buffers, read_some),
+            Op::Write { offset, durable } => self.write(offset, durable, buffers),
+            Op::Flush => self.flush(),
+            Op::Discard { offset, len } => self.discard(offset, len),
+            Op::WriteZeroes {
+                offset,
+                len,
+                unmap,
+                durable,
+            } => {
+                self.unflushed = true;
+                self.write_zeroes(offset, len, unmap)?;
+                if durable { self.flush() } else { Ok(()) }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.cache != CacheMode::Unsafe {
+            rustix::fs::fdatasync(&self.file)?;
+            self.unflushed = false;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, durable: bool, buffers: &mut GuestBuffers) -> io::Result<()> {
+        let durable = durable && self.cache != CacheMode::Unsafe;
+        // A synchronous write covers its own data only, so what is older needs a flush.
+        if !durable || self.unflushed || !self.can_dsync {
+            self.unflushed = true;
+            self.transfer(offset, buffers, |fd, iovecs, at| {
+                write_some(fd, iovecs, at, 0)
+            })?;
+            return if durable { self.flush() } else { Ok(()) };
+        }
+        let dsync = |fd, iovecs: &[libc::iovec], at| write_some(fd, iovecs, at, libc::RWF_DSYNC);
+        match self.transfer(offset, buffers, dsync) {
+            // Refused before anything was written: some file systems know no per-call flags.
+            Err(error) if is_unsupported(&error) => {
+                self.can_dsync = false;
+                self.write(offset, durable, buffers)
+            }
+            result => result,
+        }
+    }
+
+    /// Runs `some` until all of `buffers` is done. `some` answers how many bytes it did.
+    fn transfer(
+        &self,
+        offset: u64,
+        buffers: &mut GuestBuffers,
+        some: impl Fn(RawFd, &[libc::iovec], u64) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let iovecs = buffers.iovecs_mut();
+        let _buffered = match self.direct {
+            Some(align) if !align.fits(offset, iovecs) => Some(WithoutDirect::new(&self.file)?),
+            _ => None,
+        };
+        let fd = self.file.as_raw_fd();
+        let (mut offset, mut rest) = (offset, iovecs);
+        while !rest.is_empty() {
+            let now = rest.get(..IOV_MAX).unwrap_or(rest);
+            let done = match some(fd, now, offset) {
+                Ok(0) => return Err(Errno::IO.into()),
+                Ok(done) => done,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            offset += done as u64;
+            rest = advance(rest, done);
+        }
+        Ok(())
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let result = match self.kind {
+            _ if !self.can_punch => return Ok(()),
+            Kind::File => self.fallocate(FallocateFlags::PUNCH_HOLE, offset, len),
+            Kind::BlockDevice => block_range(&self.file, BLKDISCARD, offset, len),
+        };
+        match result {
+            // Discarding is a hint; a disk that cannot simply keeps the data.
+            Err(error) if is_unsupported(&error) => {
+                self.can_punch = false;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        if unmap && self.can_punch {
+            match self.fallocate(FallocateFlags::PUNCH_HOLE, offset, len) {
+                Err(error) if is_unsupported(&error) => self.can_punch = self.kind != Kind::File,
+                result => return result,
+            }
+        }
+        if self.can_zero_range {
+            let result = match self.kind {
+                Kind::File => self.fallocate(FallocateFlags::ZERO_RANGE, offset, len),
+                Kind::BlockDevice => block_range(&self.file, BLKZEROOUT, offset, len),
+            };
+            match result {
+                Err(error) if is_unsupported(&error) => self.can_zero_range = false,
+                result => return result,
+            }
+        }
+        self.write_plain_zeroes(offset, len)
+    }
+
+    fn fallocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        let flags = how | FallocateFlags::KEEP_SIZE;
+        Ok(rustix::io::retry_on_intr(|| {
+            rustix::fs::fallocate(&self.file, flags, offset, len)
+        })?)
+    }
+
+    fn write_plain_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        let aligned = |align: Alignment| (offset | len).is_multiple_of(align.offset);
+        let _buffered = match self.direct {
+            Some(align) if !aligned(align) => Some(WithoutDirect::new(&self.file)?),
+            _ => None,
+        };
+        let Zeroes(zeroes) = &ZEROES;
+        let (mut offset, mut left) = (offset, len);
+        while left > 0 {
+            let count = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(zeroes.len());
+            let now = zeroes.get(..count).unwrap_or(zeroes);
+            std::os::unix::fs::FileExt::write_all_at(&self.file, now, offset)?;
+            offset += count as u64;
+            left -= count as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for RawDisk {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn submit(&mut self, _tag: u64, op: Op, buffers: &mut GuestBuffers) -> Submission {
+        Submission::Done(self.perform(op, buffers))
+    }
+
+    fn completion_event(&self) -> Option<RawFd> {
+        None
+    }
+
+    fn reap(&mut self, _wait: bool, _done: &mut Vec<Completion>) {}
+
+    fn resize(&mut self, bytes: u64) -> io::Result<Geometry> {
+        if !bytes.is_multiple_of(SECTOR_SIZE) {
+            let text = format!("a disk's size must be a multiple of {SECTOR_SIZE} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        if self.kind == Kind::File {
+            self.file.set_len(bytes)?;
+        }
+        let bytes = size(&mut self.file)?;
+        self.geometry.capacity = bytes - bytes % SECTOR_SIZE;
+        Ok(self.geometry)
+    }
+}
+
+impl Alignment {
+    fn fits(self, offset: u64, iovecs: &[libc::iovec]) -> bool {
+        offset.is_multiple_of(self.offset)
+            && iovecs.iter().all(|iovec| {
+                (iovec.iov_base.addr() as u64).is_multiple_of(self.memory)
+                    && (iovec.iov_len as u64).is_multiple_of(self.offset)
+            })
+    }
+}
+
+/// While this lives, `O_DIRECT` is off. Nobody else does I/O on the file meanwhile: the worker that
+/// owns the disk is here.
+struct WithoutDirect<'a> {
+    file: &'a File,
+    flags: OFlags,
+}
+
+impl<'a> WithoutDirect<'a> {
+    fn new(file: &'a File) -> io::Result<Self> {
+        let flags = rustix::fs::fcntl_getfl(file)?;
+        rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?;
+        Ok(Self { file, flags })
+    }
+}
+
+impl Drop for WithoutDirect<'_> {
+    fn drop(&mut self) {
+        // It was set before, so it can be set; if not, I/O is buffered from now on and still right.
+        let _ = rustix::fs::fcntl_setfl(self.file, self.flags);
+    }
+}
+
+/// Size in bytes. Seeking to the end tells it for block devices as well (`BLKGETSIZE64`).
+fn size(file: &mut File) -> io::Result<u64> {
+    file.seek(SeekFrom::End(0))
+}
+
+/// Logical and physical block size of a block device.
+fn block_sizes(file: &File) -> io::Result<(u32, u32)> {
+    let sector = SECTOR_SIZE as u32;
+    let logical = rustix::fs::ioctl_blksszget(file)?.max(sector);
+    let physical = rustix::fs::ioctl_blkpbszget(file)?;
+    let physical = if physical.is_power_of_two() {
+        physical
+    } else {
+        logical
+    };
+    Ok((logical, physical))
+}
+
+/// What direct I/O on `file` wants.
+fn alignment(file: &File, kind: Kind, block_size: u32) -> Alignment {
+    let mask = StatxFlags::DIOALIGN;
+    let told = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, mask)
+        .ok()
+        .filter(|stat| {
+            StatxFlags::from_bits_retain(stat.stx_mask).contains(mask)
+                && stat.stx_dio_mem_align.is_power_of_two()
+                && stat.stx_dio_offset_align.is_power_of_two()
+        });
+    match told {
+        Some(stat) => Alignment {
+            memory: u64::from(stat.stx_dio_mem_align),
+            offset: u64::from(stat.stx_dio_offset_align),
+        },
+        None if kind == Kind::BlockDevice => Alignment {
+            memory: u64::from(block_size),
+            offset: u64::from(block_size),
+        },
+        None => Alignment {
+            memory: FALLBACK_ALIGN,
+            offset: FALLBACK_ALIGN,
+        },
+    }
+}
+
+/// Skips `done` bytes of `iovecs`.
+fn advance(iovecs: &mut [libc::iovec], done: usize) -> &mut [libc::iovec] {
+    let mut left = done;
+    let mut whole = 0;
+    for iovec in iovecs.iter_mut() {
+        if left < iovec.iov_len {
+            iovec.iov_base = iovec.iov_base.wrapping_byte_add(left);
+            iovec.iov_len -= left;
+            break;
+        }
+        left -= iovec.iov_len;
+        whole += 1;
+    }
+    iovecs.get_mut(whole..).unwrap_or_default()
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY))
+}
+
+fn count(answer: isize) -> io::Result<usize> {
+    usize::try_from(answer).map_err(|_| io::Error::last_os_error())
+}
+
+fn offset_argument(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| Errno::INVAL.into())
+}
+
+fn vector_count(iovecs: &[libc::iovec]) -> libc::c_int {
+    libc::c_int::try_from(iovecs.len()).unwrap_or(libc::c_int::MAX)
+}
+
+fn read_some(fd: RawFd, iovecs: &[libc::iovec], offset: u64) -> io::Result<usize> {
+    let offset = offset_argument(offset)?;
+    // SAFETY: `iovecs` points to `vector_count` vectors, each a range of mapped guest memory that
+    // the list they come from keeps mapped. Nothing in Rust refers to that memory.
+    count(unsafe { libc::preadv(fd, iovecs.as_ptr(), vector_count(iovecs), offset) })
+}
+
+fn write_some(fd: RawFd, iovecs: &[libc::iovec], offset: u64, flags: i32) -> io::Result<usize> {
+    let offset = offset_argument(offset)?;
+    // SAFETY: as in `read_some`; the kernel only reads the memory.
+    count(unsafe { libc::pwritev2(fd, iovecs.as_ptr(), vector_count(iovecs), offset, flags) })
+}
+
+fn block_range(file: &File, request: libc::Ioctl, offset: u64, len: u64) -> io::Result<()> {
+    let range = [offset, len];
+    // SAFETY: both requests this is called with read two u64 at the pointer and write nothing.
+    let answer = unsafe { libc::ioctl(file.as_raw_fd(), request, range.as_ptr()) };
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::open::{OpenError, open};
+    use crate::memory::SharedMemory;
+    use crate::virtio::fake_driver::{DATA, memory};
+    use std::os::unix::fs::FileExt;
+    use vm_memory::{Bytes, GuestAddress};
+
+    const MODES: [CacheMode; 5] = [
+        CacheMode::Writeback,
+        CacheMode::None,
+        CacheMode::Writethrough,
+        CacheMode::Directsync,
+        CacheMode::Unsafe,
+    ];
+
+    fn buffers(memory: &SharedMemory, ranges: &[(u64, u32)]) -> GuestBuffers {
+        let mut buffers = GuestBuffers::new(memory.clone());
+        for &(address, len) in ranges {
+            buffers.push(address, len).unwrap();
+        }
+        buffers
+    }
+
+    fn done(disk: &mut RawDisk, op: Op, buffers: &mut GuestBuffers) -> io::Result<()> {
+        match disk.submit(0, op, buffers) {
+            Submission::Done(result) => result,
+            Submission::Pending => panic!("a raw disk completes at once"),
+        }
+    }
+
+    /// A directory on the file system of the build, which has direct I/O more often than `/tmp`.
+    fn directory() -> tempfile::TempDir {
+        let program = std::env::current_exe().unwrap();
+        tempfile::tempdir_in(program.parent().unwrap()).unwrap()
+    }
+
+    /// A disk in `dir`; `None`, said by name, where the file system has no direct I/O.
+    fn disk(dir: &std::path::Path, bytes: u64, cache: CacheMode) -> Option<(RawDisk, File)> {
+        let path = dir.join(format!("{cache:?}"));
+        let plain = File::create_new(&path).unwrap();
+        plain.set_len(bytes).unwrap();
+        let plain = File::options().read(true).write(true).open(&path).unwrap();
+        match open(&path, false, cache) {
+            Ok(file) => Some((RawDisk::new(file, cache, false).unwrap(), plain)),
+            Err(OpenError::NoDirectIo(path)) => {
+                eprintln!("skipped: direct I/O on {}", path.display());
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn all_cache_modes_do_io_at_any_alignment_up_to_an_odd_end() {
+        let dir = directory();
+        for mode in MODES {
+            // No multiple of a page, nor of a sector: the last 100 bytes are left out.
+            let bytes = 64 * 1024 + 3 * 512;
+            let Some((mut disk, plain)) = disk(dir.path(), bytes + 100, mode) else {
+                continue;
+            };
+            assert_eq!(disk.geometry().capacity, bytes);
+            let memory = memory();
+            let pattern: Vec<u8> = (0..8192_u32).map(|n| (n % 249) as u8).collect();
+            memory
+                .write_slice(&pattern, GuestAddress(DATA + 1))
+                .unwrap();
+            memory
+                .write_slice(&pattern, GuestAddress(DATA + 0x1_0000))
+                .unwrap();
+            for (offset, address, durable) in [
+                (0, DATA + 0x1_0000, false),
+                (8192, DATA + 0x1_0000, true),
+                (20_480 + 512, DATA + 1, true),
+                (bytes - 8192, DATA + 1, false),
+            ] {
+                let cut = [
+                    (address, 512),
+                    (address + 512, 7),
+                    (address + 519, 8192 - 519),
+                ];
+                let write = Op::Write { offset, durable };
+                done(&mut disk, write, &mut buffers(&memory, &cut)).unwrap();
+                let mut back = vec![0; 8192];
+                plain.read_exact_at(&mut back, offset).unwrap();
+                assert!(back == pattern, "{mode:?} {offset}");
+                for into in [DATA + 0x2_0000, DATA + 0x2_2001] {
+                    let read = Op::Read { offset };
+                    done(&mut disk, read, &mut buffers(&memory, &[(into, 8192)])).unwrap();
+                    memory.read_slice(&mut back, GuestAddress(into)).unwrap();
+                    assert!(back == pattern, "{mode:?} {offset} {into:#x}");
+                }
+            }
+            done(&mut disk, Op::Flush, &mut buffers(&memory, &[])).unwrap();
+            assert_eq!(plain.metadata().unwrap().len(), bytes + 100);
+            let flags = rustix::fs::fcntl_getfl(disk.file()).unwrap();
+            assert_eq!(flags.contains(OFlags::DIRECT), mode.is_direct());
+        }
+    }
+
+    #[test]
+    fn zeroes_come_by_every_way_there_is() {
+        let dir = directory();
+        let (mut disk, plain) = disk(dir.path(), 1 << 20, CacheMode::Writeback).unwrap();
+        let memory = memory();
+        for (can_punch, can_zero_range) in [(true, true), (false, true), (false, false)] {
+            (disk.can_punch, disk.can_zero_range) = (can_punch, can_zero_range);
+            for unmap in [false, true] {
+                plain.write_all_at(&[1; 300_000], 0).unwrap();
+                let (offset, len) = (512, 200_192);
+                let op = Op::WriteZeroes {
+                    offset,
+                    len,
+                    unmap,
+                    durable: true,
+                };
+                done(&mut disk, op, &mut buffers(&memory, &[])).unwrap();
+                let mut back = vec![9; 300_000];
+                plain.read_exact_at(&mut back, 0).unwrap();
+                let zeroes = back.iter().filter(|&&byte| byte == 0).count();
+                assert_eq!(zeroes as u64, len);
+                assert_eq!(
+                    (back[511], back[512], back[200_703], back[200_704]),
+                    (1, 0, 0, 1)
+                );
+            }
+        }
+        // A disk that cannot discard leaves the data as it is.
+        disk.can_punch = false;
+        plain.write_all_at(&[1; 1024], 0).unwrap();
+        done(
+            &mut disk,
+            Op::Discard {
+                offset: 0,
+                len: 512,
+            },
+            &mut buffers(&memory, &[]),
+        )
+        .unwrap();
+        assert_eq!(plain.metadata().unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn errors_of_the_host_come_through() {
+        let memory = memory();
+        // A descriptor that cannot be written.
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4096).unwrap();
+        let file = File::open(image.path()).unwrap();
+        let mut disk = RawDisk::new(file, CacheMode::Writeback, true).unwrap();
+        let write = Op::Write {
+            offset: 0,
+            durable: true,
+        };
+        let error = done(&mut disk, write, &mut buffers(&memory, &[(DATA, 512)])).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADF));
+        // A file that became shorter.
+        image.as_file().set_len(100).unwrap();
+        let read = Op::Read { offset: 0 };
+        let error = done(&mut disk, read, &mut buffers(&memory, &[(DATA, 512)])).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert!(RawDisk::new(File::open("/").unwrap(), CacheMode::Writeback, true).is_err());
+    }
+
+    #[test]
+    fn more_vectors_than_a_call_takes() {
+        let dir = directory();
+        let (mut disk, plain) = disk(dir.path(), 1 << 20, CacheMode::Writeback).unwrap();
+        let memory = memory();
+        let pattern: Vec<u8> = (0..4096_u32).map(|n| (n % 241) as u8).collect();
+        memory.write_slice(&pattern, GuestAddress(DATA)).unwrap();
+        let cut: Vec<_> = (0..2048).map(|n| (DATA + n * 2, 2)).collect();
+        let write = Op::Write {
+            offset: 512,
+            durable: false,
+        };
+        done(&mut disk, write, &mut buffers(&memory, &cut)).unwrap();
+        let mut back = vec![0; 4096];
+        plain.read_exact_at(&mut back, 512).unwrap();
+        assert!(back == pattern);
+    }
+}

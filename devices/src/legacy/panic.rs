@@ -1,0 +1,94 @@
+//! pvpanic, port 0x505: how a guest says that it panicked.
+//!
+//! Called on vCPU threads. QEMU, docs/specs/pvpanic: a read gives the supported events, a write
+//! raises one. The chip has no state, hence no saved form and no reset.
+
+use std::sync::Arc;
+
+use crate::bus::BusDevice;
+use crate::events::{EventSink, GuestEvent};
+use crate::limited_warn;
+
+/// The port.
+pub const PVPANIC_PORT: u64 = 0x505;
+
+/// Ports in the range.
+pub const PVPANIC_LEN: u64 = 1;
+
+/// The guest panicked.
+pub const PVPANIC_PANICKED: u8 = 1 << 0;
+/// The guest panicked and its crash kernel takes over.
+pub const PVPANIC_CRASH_LOADED: u8 = 1 << 1;
+/// The guest wants to be powered off.
+pub const PVPANIC_SHUTDOWN: u8 = 1 << 2;
+
+/// The events the chip understands, as a read shows them.
+pub const PVPANIC_SUPPORTED: u8 = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED | PVPANIC_SHUTDOWN;
+
+/// The chip.
+pub struct PvPanic {
+    events: Arc<dyn EventSink>,
+}
+
+impl PvPanic {
+    /// A chip that raises its events at `events`.
+    #[must_use]
+    pub fn new(events: Arc<dyn EventSink>) -> Self {
+        Self { events }
+    }
+}
+
+impl BusDevice for PvPanic {
+    fn read(&mut self, _offset: u64, data: &mut [u8]) {
+        if let Some(byte) = data.first_mut() {
+            *byte = PVPANIC_SUPPORTED;
+        }
+    }
+
+    /// One write raises one event: of several bits the gravest counts.
+    fn write(&mut self, _offset: u64, data: &[u8]) {
+        let value = data.first().copied().unwrap_or(0);
+        if value & !PVPANIC_SUPPORTED != 0 {
+            limited_warn!("pvpanic: the guest raised unknown events {value:#04x}");
+        }
+        if value & PVPANIC_PANICKED != 0 {
+            self.events.raise(GuestEvent::Panicked);
+        } else if value & PVPANIC_CRASH_LOADED != 0 {
+            self.events.raise(GuestEvent::CrashLoaded);
+        } else if value & PVPANIC_SHUTDOWN != 0 {
+            self.events.raise(GuestEvent::PvShutdown);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{Events, read_byte, survives_hostile_accesses};
+    use super::*;
+
+    #[test]
+    fn a_read_shows_what_a_write_may_raise() {
+        let events = Events::new();
+        let mut chip = PvPanic::new(events.clone());
+        assert_eq!(read_byte(&mut chip, 0), 0b111);
+        for (value, event) in [
+            (0b001, GuestEvent::Panicked),
+            (0b010, GuestEvent::CrashLoaded),
+            (0b100, GuestEvent::PvShutdown),
+            (0b111, GuestEvent::Panicked),
+            (0b110, GuestEvent::CrashLoaded),
+            (0b1111_0100, GuestEvent::PvShutdown),
+        ] {
+            chip.write(0, &[value]);
+            assert_eq!(events.take(), [event], "{value:#b}");
+        }
+        chip.write(0, &[0]);
+        chip.write(0, &[0xf8]);
+        assert_eq!(events.take(), []);
+    }
+
+    #[test]
+    fn conforms() {
+        survives_hostile_accesses(&mut PvPanic::new(Events::new()), PVPANIC_LEN);
+    }
+}

@@ -1,0 +1,18 @@
+//! The saved form of what each device knows beside its transport's registers and its queues.
+//!
+//! Plain data, part of the transport's section in a snapshot (`transport::saved`), whose version
+//! covers it.
+
+use serde::{Deserialize, Serialize};
+
+use super::blk::saved::BlkState;
+
+/// A device's own state, by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub enum DeviceState {
+    /// A block device.
+    Blk(BlkState),
+    /// An entropy source; it remembers nothing.
+    Rng,
+}
