@@ -1,0 +1,58 @@
+//! The chips every machine has: clock, reset controller, power block, panic device.
+
+use std::sync::{Arc, Mutex};
+
+use devices::legacy::i8042::I8042;
+use devices::legacy::panic::PvPanic;
+use devices::legacy::power::PowerBlock;
+use devices::legacy::rtc::{ChangeHook, HostClock, Rtc};
+use firmware::layout;
+
+use super::{AttachError, Board};
+
+/// The chips, for reset and for the commands that act on them.
+pub struct LegacyChips {
+    /// CMOS clock.
+    pub rtc: Arc<Mutex<Rtc>>,
+    /// Keyboard controller, for its reset line.
+    pub i8042: Arc<Mutex<I8042>>,
+    /// Power button, sleep and reset registers.
+    pub power: Arc<Mutex<PowerBlock>>,
+}
+
+/// Attaches them. `on_clock_change` is told the guest's new offset when it sets its clock.
+///
+/// # Errors
+/// [`AttachError`].
+pub fn attach(
+    board: &mut Board<'_>,
+    clock: HostClock,
+    on_clock_change: Option<ChangeHook>,
+) -> Result<LegacyChips, AttachError> {
+    let irq = board.irq_line(layout::GED_GSI)?;
+    let power = Arc::new(Mutex::new(PowerBlock::new(irq, board.events.clone())));
+    board.mmio.insert(
+        "power",
+        layout::POWER_BASE,
+        layout::POWER_LEN,
+        power.clone(),
+    )?;
+
+    let rtc = Rtc::new(clock, on_clock_change);
+    let rtc = board.at_ports(
+        "rtc",
+        layout::RTC_PORT.into(),
+        layout::RTC_PORTS.into(),
+        rtc,
+    )?;
+    let i8042 = I8042::new(board.events.clone());
+    let i8042 = board.at_ports(
+        "i8042",
+        layout::I8042_PORT.into(),
+        layout::I8042_PORTS.into(),
+        i8042,
+    )?;
+    let panic = PvPanic::new(board.events.clone());
+    board.at_ports("pvpanic", layout::PVPANIC_PORT.into(), 1, panic)?;
+    Ok(LegacyChips { rtc, i8042, power })
+}

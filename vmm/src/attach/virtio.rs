@@ -1,0 +1,68 @@
+//! A virtio device in a virtio-mmio slot: registers, interrupt line, doorbells.
+
+use std::sync::{Arc, Mutex};
+
+use devices::virtio::device::VirtioDevice;
+use devices::virtio::transport::core::Wiring;
+use devices::virtio::transport::mmio::MmioTransport;
+use firmware::layout;
+
+use super::{AttachError, Board};
+
+/// What the machine keeps of a virtio device.
+pub struct VirtioDeviceSlot {
+    /// The device's id, unique in the machine.
+    pub id: Arc<str>,
+    /// Which virtio-mmio slot it is in.
+    pub slot: u8,
+    /// Its registers, with the device behind them.
+    pub transport: Arc<Mutex<MmioTransport>>,
+    /// What it is, with what only its kind has.
+    pub kind: VirtioKind,
+}
+
+/// The kinds of virtio device.
+pub enum VirtioKind {
+    /// A disk.
+    Blk(super::blk::BlkInfo),
+    /// A random number generator.
+    Rng,
+}
+
+/// Puts `device` into the next free slot.
+pub(super) fn attach(
+    board: &mut Board<'_>,
+    id: &str,
+    device: Box<dyn VirtioDevice>,
+    kind: VirtioKind,
+) -> Result<VirtioDeviceSlot, AttachError> {
+    let slot = layout::virtio_mmio_slot(board.virtio_slots)
+        .ok_or_else(|| AttachError::NoSlot { id: id.to_owned() })?;
+    let id: Arc<str> = id.into();
+    let wiring = Wiring {
+        id: Arc::clone(&id),
+        memory: Arc::clone(&board.memory),
+        io: board.io.clone(),
+        irq: board.irq_line(slot.gsi)?,
+        events: board.events.clone(),
+    };
+    let transport = MmioTransport::new(device, wiring).map_err(AttachError::EventFd)?;
+    let base = u64::from(slot.address);
+    for doorbell in transport.doorbells() {
+        board
+            .vm
+            .register_doorbell(&doorbell.event, base + doorbell.offset, doorbell.queue)?;
+    }
+    let transport = Arc::new(Mutex::new(transport));
+    let name = format!("virtio-mmio-{}", slot.slot);
+    board
+        .mmio
+        .insert(&name, base, layout::VIRTIO_MMIO_LEN, transport.clone())?;
+    board.virtio_slots += 1;
+    Ok(VirtioDeviceSlot {
+        id,
+        slot: slot.slot,
+        transport,
+        kind,
+    })
+}

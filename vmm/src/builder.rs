@@ -1,0 +1,215 @@
+//! Configuration and open files in, a machine that has not run yet out: a list of calls.
+//!
+//! The order is measured, not taste; see [`crate::kvm`] for the first four.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use api_socket::config::{Checked, CheckedCpus, FeatureChange};
+use devices::bus::Bus;
+use devices::io_thread::{IoThread, IoThreadError};
+use devices::legacy::rtc::HostClock;
+use devices::legacy::serial::SerialBackend;
+use devices::legacy::vmgenid::GenerationId;
+use firmware::boot::BootError;
+use firmware::layout;
+use kvm_bindings::CpuId;
+use kvm_ioctls::{Cap, Kvm};
+
+use crate::arch::x86_64::cpuid::{CpuError, CpuProfile, CpuRequest, HostCpu, VcpuPlace};
+use crate::arch::x86_64::state::{self, CaptureError};
+use crate::arch::x86_64::{entry, msr};
+use crate::attach::{self, AttachError, Board};
+use crate::boot_source::{BootSource, BootTables};
+use crate::guest_events::{EventReceiver, EventSender, event_queue};
+use crate::kvm::{self, KvmError, VcpuHandle, Vm, failed};
+use crate::launch::OpenDisk;
+use crate::machine::{Buses, Machine};
+use crate::memory::{GuestRam, MemoryError};
+use crate::vcpu::{VcpuContext, VcpuSet};
+
+/// Why there is no machine.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The MSRs of a fresh vCPU.
+    #[error(transparent)]
+    Msrs(#[from] CaptureError),
+    /// A CPU feature.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Cpu(Vec<CpuError>),
+    /// A device.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// Kernel, initrd, command line.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The I/O thread.
+    #[error(transparent)]
+    Io(#[from] IoThreadError),
+    /// A thread, a signal handler, an event descriptor, random bytes.
+    #[error("cannot get {what} from the host")]
+    Host {
+        /// What was asked for.
+        what: &'static str,
+        /// What the host answered.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// What the launcher opened for the machine.
+pub struct Parts {
+    /// What to boot.
+    pub boot: BootSource,
+    /// The disks, in slot order.
+    pub disks: Vec<OpenDisk>,
+    /// What COM1 is connected to.
+    pub serial: Box<dyn SerialBackend>,
+    /// The time the guest's CMOS clock shows.
+    pub clock: HostClock,
+}
+
+/// Builds the machine; every vCPU is held, nothing has run.
+///
+/// # Errors
+/// [`BuildError`]; whatever was made so far is gone again.
+pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), BuildError> {
+    let kvm = kvm::open()?;
+    let vm = Vm::new(&kvm)?;
+    let regions = layout::ram_regions(config.memory_size);
+    let regions: Vec<_> = regions.iter().map(|part| (part.start, part.len)).collect();
+    let ram = GuestRam::new(&regions)?;
+    vm.set_memory(ram.memory())?;
+    vm.create_irqchip()?;
+    let cpus = config.cpus.count;
+    let vcpus = (0..cpus)
+        .map(|index| vm.create_vcpu(index))
+        .collect::<Result<Vec<_>, _>>()?;
+    let cpu_profile = set_cpus(&kvm, &vcpus, &config)?;
+
+    let stop = Arc::new(AtomicBool::new(true));
+    let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
+    let io = IoThread::spawn()?;
+    let mut board = Board {
+        vm: &vm,
+        pio: Bus::new(),
+        mmio: Bus::new(),
+        events: Arc::clone(&events),
+        memory: Arc::clone(ram.memory()),
+        io: io.handle(),
+        virtio_slots: 0,
+    };
+    let serial = attach::serial::attach(&mut board, parts.serial)?;
+    let chips = attach::legacy::attach(&mut board, parts.clock, clock_change_hook(&events))?;
+    let mut virtio = Vec::with_capacity(parts.disks.len() + 1);
+    for disk in parts.disks {
+        virtio.push(attach::blk::attach(&mut board, disk)?);
+    }
+    if let Some(rng) = &config.rng {
+        virtio.push(attach::rng::attach(&mut board, &rng.id)?);
+    }
+
+    let generation_id = GenerationId::random().map_err(host("a VM generation id"))?;
+    let tables = BootTables {
+        cpus,
+        virtio_mmio_slots: virtio.iter().map(|slot| slot.slot).collect(),
+        generation_id,
+    };
+    let state = parts.boot.load(&ram, &tables)?;
+    if let Some(boot_cpu) = vcpus.first() {
+        entry::enter(boot_cpu, &state)?;
+    }
+
+    let buses = Buses {
+        pio: Arc::new(board.pio),
+        mmio: Arc::new(board.mmio),
+    };
+    let context = VcpuContext {
+        pio: Arc::clone(&buses.pio),
+        mmio: Arc::clone(&buses.mmio),
+        events,
+        stop,
+    };
+    let vcpus = VcpuSet::new(vcpus, &context).map_err(host("vCPU threads"))?;
+    let machine = Machine {
+        vcpus,
+        io,
+        serial,
+        chips,
+        virtio,
+        buses,
+        cpu_profile,
+        host_msrs: None,
+        boot: parts.boot,
+        tables,
+        vm,
+        kvm,
+        ram,
+        config,
+        held: true,
+    };
+    Ok((machine, receiver))
+}
+
+/// Gives every vCPU its CPUID and the MSRs a fresh vCPU needs.
+fn set_cpus(kvm: &Kvm, vcpus: &[VcpuHandle], config: &Checked) -> Result<CpuProfile, BuildError> {
+    let supported = Vm::supported_cpuid(kvm)?;
+    let host = HostCpu {
+        supported: supported.as_slice(),
+        tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+        tsc_khz: vcpus.first().and_then(|vcpu| vcpu.fd().get_tsc_khz().ok()),
+    };
+    let request = CpuRequest::parse(&cpu_text(&config.cpus)).map_err(BuildError::Cpu)?;
+    let profile = CpuProfile::new(&host, &request).map_err(BuildError::Cpu)?;
+    let msrs = msr::boot();
+    for vcpu in vcpus {
+        let Some(place) = VcpuPlace::new(vcpu.index(), config.cpus.count) else {
+            continue;
+        };
+        let entries = profile.vcpu(place);
+        let cpuid =
+            CpuId::from_entries(&entries).map_err(|_| kvm_error("KVM_SET_CPUID2", libc::E2BIG))?;
+        vcpu.fd()
+            .set_cpuid2(&cpuid)
+            .map_err(failed("KVM_SET_CPUID2"))?;
+        state::set_msrs(vcpu.fd(), &msrs)?;
+    }
+    Ok(profile)
+}
+
+/// The `--cpu` argument that says the same.
+fn cpu_text(cpus: &CheckedCpus) -> String {
+    let mut text = String::from("host");
+    for change in &cpus.features {
+        let sign = match change {
+            FeatureChange::Add(_) => '+',
+            FeatureChange::Remove(_) => '-',
+        };
+        text.extend([',', sign]);
+        text.push_str(change.name());
+    }
+    text
+}
+
+fn clock_change_hook(events: &Arc<EventSender>) -> Option<devices::legacy::rtc::ChangeHook> {
+    let events = Arc::clone(events);
+    Some(Box::new(move |offset| events.clock_changed(offset)))
+}
+
+fn kvm_error(call: &'static str, errno: i32) -> BuildError {
+    KvmError::Call {
+        call,
+        source: std::io::Error::from_raw_os_error(errno),
+    }
+    .into()
+}
+
+fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> BuildError {
+    move |source| BuildError::Host { what, source }
+}

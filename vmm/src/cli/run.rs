@@ -1,0 +1,223 @@
+//! `thimble run`: its flags, and the configuration that they and `--config` make.
+
+use std::fmt;
+use std::io::Read;
+use std::path::PathBuf;
+
+use api_socket::config::{
+    Checked, Config, LogLevel, MachineVersion, PanicAction, PoweroffAction, Problem, Problems,
+    Reading, RebootAction, Word, check, quoted,
+};
+use clap::Args;
+use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
+
+use super::config_file;
+use super::merge::merge;
+
+/// The arguments of `thimble run`. Texts with a syntax of their own are kept as typed, so that
+/// all that is wrong with them is reported at once.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunArgs {
+    /// Read the configuration, as JSON, from FILE, or from standard input if it is -
+    #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+    pub config: Option<PathBuf>,
+    /// Print the effective configuration as JSON and exit
+    #[arg(long, help_heading = "Configuration")]
+    pub dump_config: bool,
+
+    /// The machine's name
+    #[arg(long, help_heading = "Machine")]
+    pub name: Option<String>,
+    /// The machine's UUID
+    #[arg(long, help_heading = "Machine")]
+    pub uuid: Option<String>,
+    /// The hardware that the guest sees [default: thimble-1]
+    #[arg(long, value_name = "VERSION", value_parser = word::<MachineVersion>(), help_heading = "Machine")]
+    pub machine: Option<MachineVersion>,
+    /// The number of CPUs, 1 to 32 [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub cpus: Option<u32>,
+    /// The CPU's features: host, then +FEATURE to add and -FEATURE to hide, separated by commas
+    /// [default: host]
+    #[arg(
+        long,
+        value_name = "FEATURES",
+        allow_hyphen_values = true,
+        help_heading = "Machine"
+    )]
+    pub cpu: Option<String>,
+    /// The guest's memory: a number of MiB, or one with K, M, G or T [default: 128M]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub memory: Option<String>,
+
+    /// The kernel to boot, an ELF vmlinux or a bzImage [default: the built-in guest]
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    pub kernel: Option<PathBuf>,
+    /// The kernel's initial ramdisk
+    #[arg(long, value_name = "FILE", help_heading = "Kernel")]
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        help_heading = "Kernel"
+    )]
+    pub cmdline: Option<String>,
+
+    /// Add a disk: its image file or block device, or a list of the keys below
+    #[arg(long, value_name = "DISK", help_heading = "Devices")]
+    pub disk: Vec<String>,
+    /// Add a random number generator
+    #[arg(
+        long, value_name = "yes|no", num_args = 0..=1, require_equals = true,
+        default_missing_value = "yes", value_parser = BoolishValueParser::new(), hide_possible_values = true,
+        help_heading = "Devices"
+    )]
+    pub rng: Option<bool>,
+    /// Connect the serial port: stdio, null, pty, file=PATH or socket=PATH [default: stdio]
+    #[arg(long, value_name = "WHERE", help_heading = "Devices")]
+    pub serial: Option<String>,
+
+    /// Add a control socket: a path to create, or fd=N for one that is inherited
+    #[arg(long, value_name = "PATH|fd=N", help_heading = "Process")]
+    pub control: Vec<String>,
+    /// Wait for `cont` on a control socket before the guest's first instruction
+    #[arg(
+        long, value_name = "yes|no", num_args = 0..=1, require_equals = true,
+        default_missing_value = "yes", value_parser = BoolishValueParser::new(), hide_possible_values = true,
+        help_heading = "Process"
+    )]
+    pub paused: Option<bool>,
+    /// Write the process id to FILE
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub pidfile: Option<PathBuf>,
+    /// Go to the background once the control sockets answer; the serial port is then null by
+    /// default
+    #[arg(
+        long, value_name = "yes|no", num_args = 0..=1, require_equals = true,
+        default_missing_value = "yes", value_parser = BoolishValueParser::new(), hide_possible_values = true,
+        help_heading = "Process"
+    )]
+    pub daemonize: Option<bool>,
+    /// How much to log [default: warn]
+    #[arg(long, value_name = "LEVEL", value_parser = word::<LogLevel>(), help_heading = "Process")]
+    pub log_level: Option<LogLevel>,
+    /// Append the log to FILE instead of standard error
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub log_file: Option<PathBuf>,
+
+    /// What a reboot of the guest leads to [default: reset]
+    #[arg(long, value_name = "ACTION", value_parser = word::<RebootAction>(), help_heading = "Actions")]
+    pub on_reboot: Option<RebootAction>,
+    /// What a power-off of the guest leads to [default: poweroff]
+    #[arg(long, value_name = "ACTION", value_parser = word::<PoweroffAction>(), help_heading = "Actions")]
+    pub on_poweroff: Option<PoweroffAction>,
+    /// What a panic of the guest leads to [default: shutdown]
+    #[arg(long, value_name = "ACTION", value_parser = word::<PanicAction>(), help_heading = "Actions")]
+    pub on_panic: Option<PanicAction>,
+}
+
+/// A flag that takes one word out of a few.
+fn word<T: Word + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(T::ALL.iter().map(|value| value.word()))
+        .try_map(|word| T::from_word(&word).ok_or("not one of its words"))
+}
+
+/// The configuration that the flags and `--config` make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// As written but with every device's id, for `--dump-config`; its paths are UTF-8.
+    pub config: Config,
+    /// Checked, for the builder.
+    pub checked: Checked,
+}
+
+impl Effective {
+    fn new(mut config: Config, checked: Checked) -> Self {
+        for (disk, checked) in config.disks.iter_mut().zip(&checked.disks) {
+            disk.id = Some(checked.id.clone());
+        }
+        Self { config, checked }
+    }
+}
+
+/// Everything wrong with the configuration, printed one problem a line. A usage error:
+/// [`super::ExitStatus::Usage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigErrors(Vec<Problem>);
+
+impl ConfigErrors {
+    /// The problems, at least one.
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [only] => write!(f, "wrong configuration: {only}"),
+            several => {
+                write!(f, "{} problems in the configuration:", several.len())?;
+                several
+                    .iter()
+                    .try_for_each(|problem| write!(f, "\n  {problem}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// Reads `--config`, puts the flags over it and checks the result. `stdin` is read to its end
+/// for `--config -`, otherwise left alone; no other file is touched.
+///
+/// # Errors
+/// Everything that is wrong with the file, the flags and the result, each problem once. Where
+/// the file cannot be read at all, rules that need its settings are not tried.
+pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effective, ConfigErrors> {
+    let (reading, mut problems) = read_base(args, stdin);
+    let (config, origins) = merge(reading.config.clone(), args, &mut problems);
+    if reading.readable {
+        match check(&config) {
+            Ok(checked) if problems.is_empty() => return Ok(Effective::new(config, checked)),
+            Ok(_) => {}
+            Err(found) => {
+                let named = found
+                    .into_iter()
+                    .map(|problem| origins.name(problem))
+                    .collect();
+                reading
+                    .locate(named)
+                    .into_iter()
+                    .for_each(|problem| problems.add(problem));
+            }
+        }
+    }
+    Err(ConfigErrors(problems.into_vec()))
+}
+
+/// The configuration under the flags, and what is wrong with its file.
+fn read_base(args: &RunArgs, stdin: &mut dyn Read) -> (Reading, Problems) {
+    let Some(file) = &args.config else {
+        return (Reading::nothing(), Problems::new());
+    };
+    match config_file::read(file, stdin) {
+        Ok(text) => {
+            let reading = Reading::of(&text);
+            let problems = reading.problems.clone();
+            (reading, problems)
+        }
+        Err(error) => {
+            let mut problems = Problems::new();
+            let what = format!(
+                "{} cannot be read: {error}",
+                quoted(&file.to_string_lossy())
+            );
+            let remedy = "name a readable JSON file, or - for standard input";
+            problems.push("--config".into(), what, remedy);
+            (Reading::default(), problems)
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The launcher stage: every file, socket and terminal is opened here, from a checked
+//! configuration. What is built afterwards holds descriptors and resolves no path.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use api_socket::config::{Checked, CheckedControl, CheckedDisk};
+use api_socket::qmp::socket::{ListenError, Listener};
+use devices::disk::lock::{self, Access, LockError};
+use devices::disk::open::OpenError as DiskOpenError;
+use firmware::cmdline;
+use firmware::open::{BootFile, OpenError as BootOpenError, open as open_boot_file};
+
+use crate::attach::blk::cache_mode;
+use crate::boot_source::{BootSource, KernelSource};
+
+/// A disk image, opened and locked.
+pub struct OpenDisk {
+    /// As configured.
+    pub config: CheckedDisk,
+    /// The image.
+    pub file: File,
+}
+
+/// Why something the configuration names cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// Kernel or initrd.
+    #[error(transparent)]
+    BootFile(#[from] BootOpenError),
+    /// A disk.
+    #[error("disk {id}")]
+    Disk {
+        /// The device's id.
+        id: String,
+        /// Why.
+        #[source]
+        source: DiskOpenError,
+    },
+    /// A disk that somebody else uses.
+    #[error("disk {id}: {}", path.display())]
+    Locked {
+        /// The device's id.
+        id: String,
+        /// The image.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LockError,
+    },
+    /// A control socket.
+    #[error("control socket")]
+    Control(#[from] ListenError),
+    /// An inherited control socket that is not there.
+    #[error("control socket fd={fd}: the descriptor is not open; start thimble with it inherited")]
+    InheritedControl {
+        /// Its number.
+        fd: RawFd,
+    },
+    /// The log file.
+    #[error("cannot open the log file {}", path.display())]
+    Log {
+        /// Its path.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Opens what the guest boots.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn boot_source(config: &Checked) -> Result<BootSource, LaunchError> {
+    let Some(kernel) = &config.kernel else {
+        return Ok(BootSource {
+            kernel: KernelSource::Builtin,
+            initrd: None,
+            cmdline: String::new(),
+        });
+    };
+    let file = open_boot_file(BootFile::Kernel, &kernel.path)?;
+    let initrd = kernel.initrd.as_deref();
+    let initrd = initrd
+        .map(|path| open_boot_file(BootFile::Initrd, path))
+        .transpose()?;
+    let cmdline = if kernel.cmdline.is_empty() {
+        cmdline::DEFAULT
+    } else {
+        &kernel.cmdline
+    };
+    Ok(BootSource {
+        kernel: KernelSource::File(file),
+        initrd,
+        cmdline: cmdline.to_owned(),
+    })
+}
+
+/// Opens and locks the disks.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn disks(config: &Checked) -> Result<Vec<OpenDisk>, LaunchError> {
+    config.disks.iter().map(open_disk).collect()
+}
+
+fn open_disk(config: &CheckedDisk) -> Result<OpenDisk, LaunchError> {
+    let id = config.id.clone();
+    let file = devices::disk::open::open(&config.path, config.readonly, cache_mode(config.cache))
+        .map_err(|source| LaunchError::Disk {
+        id: id.clone(),
+        source,
+    })?;
+    let access = if config.readonly {
+        Access::Read
+    } else {
+        Access::Write
+    };
+    lock::lock(&file, access).map_err(|source| LaunchError::Locked {
+        id,
+        path: config.path.clone(),
+        source,
+    })?;
+    Ok(OpenDisk {
+        config: config.clone(),
+        file,
+    })
+}
+
+/// Control sockets that listen, and the paths to remove at the end.
+#[derive(Debug, Default)]
+pub struct ControlSockets {
+    /// The sockets.
+    pub listeners: Vec<Listener>,
+    /// Removes the files that were made for them.
+    pub files: SocketFiles,
+}
+
+/// Paths of sockets that this process made; removed when it is dropped.
+#[derive(Debug, Default)]
+pub struct SocketFiles(Vec<PathBuf>);
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Gone already, or the directory is: nothing is left to do either way.
+            drop(std::fs::remove_file(path));
+        }
+    }
+}
+
+/// Listens on the control sockets.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn control(config: &Checked) -> Result<ControlSockets, LaunchError> {
+    let mut sockets = ControlSockets::default();
+    for control in &config.control {
+        match control {
+            CheckedControl::Path(path) => {
+                sockets.listeners.push(Listener::bind(path)?);
+                // A relative path means something else after the daemon's chdir.
+                sockets
+                    .files
+                    .0
+                    .push(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+            }
+            CheckedControl::Fd(fd) => {
+                let socket = inherited(*fd).ok_or(LaunchError::InheritedControl { fd: *fd })?;
+                sockets.listeners.push(Listener::inherit(socket)?);
+            }
+        }
+    }
+    Ok(sockets)
+}
+
+/// Takes an inherited descriptor over, if it is open.
+#[expect(
+    unsafe_code,
+    reason = "a number on the command line becomes a descriptor"
+)]
+fn inherited(fd: RawFd) -> Option<OwnedFd> {
+    if !Path::new("/proc/self/fd").join(fd.to_string()).exists() {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and nothing in this process has it: it was inherited, each
+    // number is named once in a checked configuration, and this stage comes first.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens the log file for appending.
+///
+/// # Errors
+/// [`LaunchError::Log`].
+pub fn log_file(config: &Checked) -> Result<Option<File>, LaunchError> {
+    let Some(path) = &config.log.file else {
+        return Ok(None);
+    };
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
+        .open(path)
+        .map(Some)
+        .map_err(|source| LaunchError::Log {
+            path: path.clone(),
+            source,
+        })
+}

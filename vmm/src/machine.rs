@@ -1,0 +1,210 @@
+//! The machine: everything of one guest, owned by the main thread.
+//!
+//! It is told what to do ([`Machine::hold`], [`Machine::run`], [`Quiesced::reset`]) by the main loop
+//! and decides nothing itself; [`crate::lifecycle`] does. vCPU registers and device state are
+//! reached only through a [`Quiesced`], which exists only while everything is held.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use api_socket::config::Checked;
+use devices::io_thread::IoThread;
+use devices::legacy::serial::Serial;
+use devices::legacy::vmgenid::GenerationId;
+use firmware::boot::BootError;
+
+use crate::arch::x86_64::cpuid::CpuProfile;
+use crate::arch::x86_64::entry::{self, PowerOnError};
+use crate::arch::x86_64::msr;
+use crate::attach::legacy::LegacyChips;
+use crate::attach::{VirtioDeviceSlot, VirtioKind};
+use crate::boot_source::{BootSource, BootTables};
+use crate::kvm::{KvmError, VcpuHandle, Vm, failed};
+use crate::memory::{GuestRam, MemoryError};
+use crate::vcpu::VcpuSet;
+
+/// Why the machine could not be reset. It is then held, and cannot run until a reset succeeds.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// RAM.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// Kernel, initrd or tables.
+    #[error("the guest cannot be loaded again")]
+    Boot(#[from] BootError),
+    /// An interrupt controller, or the boot CPU's entry.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// A vCPU.
+    #[error(transparent)]
+    PowerOn(#[from] PowerOnError),
+}
+
+/// One guest. Fields are dropped in this order: first nothing runs any more, then nothing is there.
+pub struct Machine {
+    pub(crate) vcpus: VcpuSet,
+    pub(crate) io: IoThread,
+    pub(crate) serial: Arc<Mutex<Serial>>,
+    pub(crate) chips: LegacyChips,
+    pub(crate) virtio: Vec<VirtioDeviceSlot>,
+    pub(crate) buses: Buses,
+    pub(crate) cpu_profile: CpuProfile,
+    /// The MSRs this host knows; asked for at the first reset, because the call is not free.
+    pub(crate) host_msrs: Option<Vec<u32>>,
+    pub(crate) boot: BootSource,
+    pub(crate) tables: BootTables,
+    pub(crate) vm: Vm,
+    pub(crate) kvm: kvm_ioctls::Kvm,
+    pub(crate) ram: GuestRam,
+    pub(crate) config: Checked,
+    pub(crate) held: bool,
+}
+
+/// The two address spaces, as the vCPU threads see them.
+pub(crate) struct Buses {
+    pub(crate) pio: Arc<devices::bus::Bus>,
+    pub(crate) mmio: Arc<devices::bus::Bus>,
+}
+
+/// A machine in which nothing runs: every vCPU and every worker is in the main thread's hands.
+pub struct Quiesced<'a> {
+    machine: &'a mut Machine,
+}
+
+impl Machine {
+    /// Takes vCPUs and device workers back. vCPUs first: they are what gives workers work.
+    pub fn hold(&mut self) {
+        if self.held {
+            return;
+        }
+        self.vcpus.hold();
+        for slot in &self.virtio {
+            if let Err(error) = lock(&slot.transport).core_mut().pause() {
+                log::error!("{}: cannot take the device's worker back: {error}", slot.id);
+            }
+        }
+        self.held = true;
+    }
+
+    /// Gives workers and vCPUs out again. Also right when only some vCPUs are out, because one of
+    /// them came back by itself.
+    pub fn run(&mut self) {
+        if self.held {
+            for slot in &self.virtio {
+                lock(&slot.transport).core_mut().resume();
+            }
+            self.held = false;
+        }
+        self.vcpus.run();
+    }
+
+    /// The token for state access; `None` while the guest runs.
+    pub fn quiesced(&mut self) -> Option<Quiesced<'_>> {
+        self.held.then_some(Quiesced { machine: self })
+    }
+
+    /// Takes everything apart, and returns the descriptors that cost the kernel time to close: the
+    /// VM's and guest memory's. Nothing else of the machine is left.
+    #[must_use]
+    pub fn dismantle(self) -> Vec<OwnedFd> {
+        let Self {
+            vcpus,
+            io,
+            serial,
+            chips,
+            virtio,
+            buses,
+            vm,
+            ram,
+            ..
+        } = self;
+        // First nothing runs any more; then every backend is closed, and with it its locks.
+        drop((vcpus, io));
+        drop((serial, chips, virtio, buses));
+        let kept = [vm.duplicate(), ram.duplicate()];
+        kept.into_iter().flatten().collect()
+    }
+
+    /// Raises the power button's interrupt.
+    pub fn press_power_button(&self) {
+        lock(&self.chips.power).press_power_button();
+    }
+
+    /// The VM generation id the guest sees.
+    #[must_use]
+    pub fn generation_id(&self) -> GenerationId {
+        self.tables.generation_id
+    }
+
+    /// The disk with this id, or this node name.
+    pub(crate) fn disk(
+        &self,
+        id: &str,
+    ) -> Option<(&VirtioDeviceSlot, &crate::attach::blk::BlkInfo)> {
+        self.disks().find(|(slot, _)| &*slot.id == id)
+    }
+
+    /// Every disk, in slot order.
+    pub(crate) fn disks(
+        &self,
+    ) -> impl Iterator<Item = (&VirtioDeviceSlot, &crate::attach::blk::BlkInfo)> {
+        self.virtio.iter().filter_map(|slot| match &slot.kind {
+            VirtioKind::Blk(info) => Some((slot, info)),
+            VirtioKind::Rng => None,
+        })
+    }
+}
+
+impl Quiesced<'_> {
+    /// The vCPUs, in order.
+    pub fn vcpus(&mut self) -> impl Iterator<Item = &mut VcpuHandle> {
+        self.machine.vcpus.held()
+    }
+
+    /// The machine around them.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        self.machine
+    }
+
+    /// Puts the whole machine back to power-on: devices, interrupt controllers, memory, vCPUs; then
+    /// loads the guest anew.
+    ///
+    /// # Errors
+    /// [`ResetError`].
+    pub fn reset(&mut self) -> Result<(), ResetError> {
+        let machine = &mut *self.machine;
+        // Devices first: none of them may raise an interrupt into the fresh controllers.
+        for slot in &machine.virtio {
+            lock(&slot.transport).reset();
+        }
+        lock(&machine.serial).reset();
+        lock(&machine.chips.rtc).reset();
+        lock(&machine.chips.i8042).reset();
+        lock(&machine.chips.power).reset();
+        machine.vm.reset_irqchip()?;
+        machine.ram.clear()?;
+        let boot = machine.boot.load(&machine.ram, &machine.tables)?;
+        if machine.host_msrs.is_none() {
+            let list = machine
+                .kvm
+                .get_msr_index_list()
+                .map_err(failed("KVM_GET_MSR_INDEX_LIST"))?;
+            machine.host_msrs = Some(list.as_slice().to_vec());
+        }
+        let msrs = msr::reset(machine.host_msrs.as_deref().unwrap_or_default());
+        let signature = machine.cpu_profile.signature();
+        for vcpu in machine.vcpus.held() {
+            entry::power_on(vcpu, signature, &msrs)?;
+            if vcpu.index() == 0 {
+                entry::enter(vcpu, &boot)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A device's lock. A panic while it was held took the process along, so it is never poisoned.
+pub(crate) fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
+    device.lock().unwrap_or_else(PoisonError::into_inner)
+}

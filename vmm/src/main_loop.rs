@@ -1,0 +1,388 @@
+//! The main thread: one loop that owns the machine.
+//!
+//! What the guest did is served before anything a client asks ([`crate::guest_events`]). Whatever
+//! comes, it becomes an [`Input`], [`lifecycle::decide`] says what follows, and the steps are
+//! carried out here; nothing else changes the machine's state.
+
+use std::io;
+use std::time::Duration;
+
+use api_socket::qmp::error::QmpError;
+use api_socket::qmp::event::Event;
+use api_socket::qmp::types::{
+    BlockErrorAction, BlockIoErrorData, DumpQueryResult, DumpStatus, GuestCrashloadedData,
+    GuestPanicAction, GuestPanickedData, IoOperationType, ResetData, RtcChangeData, RunState,
+    ShutdownCause, ShutdownData,
+};
+use devices::events::{self, BlockIoError, GuestEvent};
+
+use crate::clients::Clients;
+use crate::console::Console;
+use crate::control::fds::FdSets;
+use crate::control::stats::KvmStats;
+use crate::dump_job::DumpJob;
+use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
+use crate::lifecycle::{self, Denied, Ending, Input, Notice, Plan, Policy, Step};
+use crate::machine::Machine;
+use crate::poller::{Interest, Poller, Ready, Token};
+use crate::signals::Signals;
+
+/// Everything the main thread has.
+pub struct MainLoop {
+    pub(crate) machine: Machine,
+    pub(crate) state: RunState,
+    pub(crate) policy: Policy,
+    pub(crate) clients: Clients,
+    pub(crate) console: Console,
+    pub(crate) dump: DumpJob,
+    pub(crate) kvm_stats: Option<KvmStats>,
+    /// How the last dump ended.
+    pub(crate) last_dump: DumpQueryResult,
+    pub(crate) fd_sets: FdSets,
+    /// Disks whose last error stopped the guest, by id.
+    pub(crate) stopped_disks: Vec<(String, bool)>,
+    poller: Poller,
+    events: EventReceiver,
+    signals: Signals,
+    ending: Option<Ending>,
+}
+
+/// What the loop is made of.
+pub struct Start {
+    /// The machine, held.
+    pub machine: Machine,
+    /// What its guest does.
+    pub events: EventReceiver,
+    /// What follows when the guest ends.
+    pub policy: Policy,
+    /// The console's host side.
+    pub console: Console,
+    /// Control sockets, not yet watched.
+    pub listeners: Vec<api_socket::qmp::socket::Listener>,
+    /// Signals that end the machine.
+    pub signals: Signals,
+}
+
+impl MainLoop {
+    /// Sets up the watches. The machine is still held, in state `prelaunch`.
+    ///
+    /// # Errors
+    /// What epoll answered.
+    pub fn new(start: Start) -> io::Result<Self> {
+        let Start {
+            machine,
+            events,
+            policy,
+            mut console,
+            listeners,
+            signals,
+        } = start;
+        let poller = Poller::new()?;
+        poller.add(events.wake_fd(), Token::GuestEvents, Interest::READ)?;
+        poller.add(&signals, Token::Signal, Interest::READ)?;
+        console.process(&machine.serial, &poller);
+        let dump = DumpJob::new()?;
+        poller.add(dump.done_fd(), Token::Job, Interest::READ)?;
+        Ok(Self {
+            machine,
+            state: RunState::Prelaunch,
+            policy,
+            clients: Clients::new(listeners, &poller)?,
+            console,
+            dump,
+            kvm_stats: None,
+            last_dump: DumpQueryResult {
+                status: DumpStatus::None,
+                completed: 0,
+                total: 0,
+            },
+            fd_sets: FdSets::default(),
+            stopped_disks: Vec::new(),
+            poller,
+            events,
+            signals,
+            ending: None,
+        })
+    }
+
+    /// Lets the guest begin.
+    pub fn start(&mut self) {
+        self.must(Input::Cont);
+    }
+
+    /// Serves guest, clients, console and signals until the machine ends.
+    ///
+    /// # Errors
+    /// What epoll answered: the loop cannot go on.
+    pub fn run(mut self) -> io::Result<(Ending, Machine)> {
+        loop {
+            let ready = self.poller.wait(self.deadline())?;
+            self.guest_events();
+            if ready.is_empty() {
+                self.console();
+            }
+            for event in ready {
+                if self.ending.is_some() {
+                    break;
+                }
+                self.serve(event);
+            }
+            self.clients.tell_due(&self.poller);
+            if let Some(ending) = self.ending {
+                self.dump.abandon();
+                self.clients.farewell(&self.poller);
+                self.console.finish(&self.machine.serial, &self.poller);
+                return Ok((ending, self.machine));
+            }
+        }
+    }
+
+    /// How long nothing may happen before something is due.
+    fn deadline(&self) -> Option<Duration> {
+        match (self.clients.next_deadline(), self.console.next_deadline()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    fn serve(&mut self, ready: Ready) {
+        match ready.token {
+            Token::GuestEvents => {}
+            Token::Signal => {
+                while let Some(signal) = self.signals.take() {
+                    log::info!("ended by signal {signal}");
+                    self.must(Input::Quit(ShutdownCause::HostSignal));
+                }
+            }
+            Token::Console => self.console(),
+            Token::Listener(number) => self.clients.accept(number, &self.poller),
+            Token::Client(number) => {
+                self.clients.receive(number, ready.hung_up, &self.poller);
+                self.commands(number);
+            }
+            Token::Job => {
+                if let Some(number) = crate::control::dump::finished(self) {
+                    self.commands(number);
+                }
+            }
+        }
+    }
+
+    fn console(&mut self) {
+        if self.console.process(&self.machine.serial, &self.poller) {
+            self.must(Input::Quit(ShutdownCause::HostUi));
+        }
+    }
+
+    /// Carries out what a client has asked, as far as it can be carried out now.
+    fn commands(&mut self, number: u32) {
+        // Whatever the guest did before the client asked is told before the answer.
+        self.guest_events();
+        while self.ending.is_none()
+            && let Some(request) = self.clients.next_request(number)
+        {
+            crate::control::execute(self, number, request);
+        }
+        self.clients.flush(number, &self.poller);
+    }
+
+    /// An input that the present state cannot deny.
+    pub(crate) fn must(&mut self, input: Input) {
+        if let Err(error) = self.input(input) {
+            log::error!("{input:?} was denied: {error}");
+        }
+    }
+
+    /// Decides and carries out.
+    ///
+    /// # Errors
+    /// When the present state denies it.
+    pub(crate) fn input(&mut self, input: Input) -> Result<(), Denied> {
+        if self.dump.active() && !matches!(input, Input::Quit(_) | Input::SystemPowerdown) {
+            return Err(Denied::DumpInProgress);
+        }
+        let Plan { state, steps } = lifecycle::decide(self.state, &self.policy, input)?;
+        for step in steps {
+            if !self.step(step) {
+                return Ok(());
+            }
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Carries out one step; `false` means that the rest makes no sense any more.
+    fn step(&mut self, step: Step) -> bool {
+        match step {
+            Step::Hold => self.machine.hold(),
+            Step::Run => {
+                self.stopped_disks.clear();
+                self.machine.run();
+            }
+            Step::ResetMachine => return self.reset_machine(),
+            Step::PressPowerButton => self.machine.press_power_button(),
+            Step::Tell(notice) => self.tell(event_of(notice)),
+            Step::End(ending) => self.ending = Some(ending),
+        }
+        true
+    }
+
+    fn reset_machine(&mut self) -> bool {
+        // What the guest did before the reset is history; disk errors are still facts.
+        while let Some(event) = self.events.next() {
+            if let MachineEvent::Guest(GuestEvent::BlockIoError(error)) = event {
+                self.tell(block_io_error(&error));
+            }
+        }
+        self.stopped_disks.clear();
+        let Some(mut quiesced) = self.machine.quiesced() else {
+            return false;
+        };
+        if let Err(error) = quiesced.reset() {
+            log::error!(
+                "the machine cannot be reset: {}",
+                crate::chain::text(&error)
+            );
+            self.state = RunState::InternalError;
+            if !self.policy.attended {
+                self.ending = Some(Ending::Crashed);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Tells every client.
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.clients.tell(event, &self.poller);
+    }
+
+    fn guest_events(&mut self) {
+        self.events.acknowledge();
+        let mut any = false;
+        while self.ending.is_none()
+            && let Some(event) = self.events.next()
+        {
+            any = true;
+            self.guest_event(event);
+        }
+        // A vCPU that came back with an event that changed nothing must go on.
+        if any && self.ending.is_none() && lifecycle::runs(self.state) {
+            self.machine.run();
+        }
+    }
+
+    fn guest_event(&mut self, event: MachineEvent) {
+        match event {
+            MachineEvent::Guest(event) => self.device_event(event),
+            MachineEvent::Vcpu { index, fault } => self.vcpu_fault(index, &fault),
+            MachineEvent::ClockChanged { offset } => {
+                let qom_path = "/machine/unattached/rtc".to_owned();
+                self.tell(Event::RtcChange(RtcChangeData { offset, qom_path }));
+            }
+        }
+    }
+
+    fn device_event(&mut self, event: GuestEvent) {
+        match event {
+            GuestEvent::Shutdown => self.must(Input::GuestShutdown),
+            GuestEvent::Reset => self.must(Input::GuestReset),
+            GuestEvent::Panicked => self.must(Input::GuestPanicked),
+            GuestEvent::CrashLoaded => self.must(Input::GuestCrashLoaded),
+            GuestEvent::PvShutdown => self.must(Input::GuestPvShutdown),
+            GuestEvent::BlockIoError(error) => {
+                self.tell(block_io_error(&error));
+                if error.action == events::BlockErrorAction::Stop {
+                    let nospace = error.errno == libc::ENOSPC;
+                    self.stopped_disks.push((error.id.to_string(), nospace));
+                    self.must(Input::DiskStopped);
+                }
+            }
+            GuestEvent::DeviceNeedsReset { id, reason } => {
+                devices::limited_warn!("{id}: stopped until its driver resets it: {reason}");
+            }
+        }
+    }
+
+    fn vcpu_fault(&mut self, index: u8, fault: &VcpuFault) {
+        match fault {
+            // As on a PC, where the processor's shutdown cycle resets the board.
+            VcpuFault::TripleFault => self.must(Input::GuestReset),
+            VcpuFault::Halted => {}
+            VcpuFault::Internal(error) => {
+                log::error!("vCPU {index}: {error}");
+                if error.suberror == kvm_bindings::KVM_INTERNAL_ERROR_EMULATION {
+                    log::error!(
+                        "this host's KVM emulates guest kernels in software and lacks that \
+                         instruction; run the guest where the processor has VMX or SVM (thimble \
+                         check tells), or use the built-in guest"
+                    );
+                }
+                self.must(Input::InternalError);
+            }
+            VcpuFault::EntryRefused(reason) => {
+                log::error!("vCPU {index}: the processor refused the guest, reason {reason:#x}");
+                self.must(Input::InternalError);
+            }
+            VcpuFault::Broken(what) => {
+                log::error!("vCPU {index}: {what}");
+                self.must(Input::InternalError);
+            }
+        }
+    }
+}
+
+impl From<Denied> for QmpError {
+    fn from(denied: Denied) -> Self {
+        Self::generic(denied)
+    }
+}
+
+fn event_of(notice: Notice) -> Event {
+    match notice {
+        Notice::Stop => Event::Stop,
+        Notice::Resume => Event::Resume,
+        Notice::Reset(reason) => Event::Reset(ResetData {
+            guest: by_guest(reason),
+            reason,
+        }),
+        Notice::Shutdown(reason) => Event::Shutdown(ShutdownData {
+            guest: by_guest(reason),
+            reason,
+        }),
+        Notice::Powerdown => Event::Powerdown,
+        Notice::GuestPanicked(action) => Event::GuestPanicked(GuestPanickedData { action }),
+        Notice::GuestCrashLoaded => Event::GuestCrashloaded(GuestCrashloadedData {
+            action: GuestPanicAction::Run,
+        }),
+        Notice::GuestPvShutdown => Event::GuestPvshutdown,
+    }
+}
+
+/// QEMU's `shutdown_caused_by_guest`.
+fn by_guest(cause: ShutdownCause) -> bool {
+    matches!(
+        cause,
+        ShutdownCause::GuestShutdown | ShutdownCause::GuestReset | ShutdownCause::GuestPanic
+    )
+}
+
+fn block_io_error(error: &BlockIoError) -> Event {
+    Event::BlockIoError(BlockIoErrorData {
+        qom_path: crate::control::block::qdev(&error.id),
+        device: String::new(),
+        node_name: Some(error.id.to_string()),
+        operation: if error.write {
+            IoOperationType::Write
+        } else {
+            IoOperationType::Read
+        },
+        action: match error.action {
+            events::BlockErrorAction::Ignore => BlockErrorAction::Ignore,
+            events::BlockErrorAction::Report => BlockErrorAction::Report,
+            events::BlockErrorAction::Stop => BlockErrorAction::Stop,
+        },
+        nospace: Some(error.errno == libc::ENOSPC),
+        reason: io::Error::from_raw_os_error(error.errno).to_string(),
+    })
+}

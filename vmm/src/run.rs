@@ -1,0 +1,180 @@
+//! The verb `run`: from the command line to the guest's end.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use api_socket::config::{
+    Checked, CheckedSerial, LogLevel, PanicAction, PoweroffAction, RebootAction,
+};
+use api_socket::qmp::types as wire;
+use devices::chardev::open::{self as chardev_open, Spec};
+use devices::chardev::terminal::RawTerminal;
+use devices::chardev::{Backend, Chardev};
+use log::LevelFilter;
+
+use crate::builder::{self, Parts};
+use crate::cli::ExitStatus;
+use crate::cli::run::{Effective, RunArgs, effective_config};
+use crate::console::Console;
+use crate::daemon::{self, PidFile, Readiness, Side};
+use crate::farewell;
+use crate::launch;
+use crate::lifecycle::{Ending, Policy};
+use crate::logging;
+use crate::main_loop::{MainLoop, Start};
+use crate::signals::Signals;
+
+/// Whatever went wrong; printed once, by the caller, with all its causes.
+type Failure = Box<dyn std::error::Error>;
+
+/// Runs `thimble run`.
+///
+/// # Errors
+/// What made it impossible; the exit status is then [`ExitStatus::Failed`].
+pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
+    let effective = match effective_config(args, &mut io::stdin().lock()) {
+        Ok(effective) => effective,
+        Err(problems) => {
+            writeln!(io::stderr(), "thimble: {problems}")?;
+            return Ok(ExitStatus::Usage);
+        }
+    };
+    let Effective { config, checked } = effective;
+    if args.dump_config {
+        io::stdout().write_all(config.to_json()?.as_bytes())?;
+        return Ok(ExitStatus::Clean);
+    }
+    if !checked.daemonize {
+        return machine(checked, None);
+    }
+    match daemon::split()? {
+        Side::Parent(status) => Ok(status),
+        Side::Child(readiness) => machine(checked, Some(readiness)),
+    }
+}
+
+/// Opens, builds and runs one machine.
+fn machine(config: Checked, readiness: Option<Readiness>) -> Result<ExitStatus, Failure> {
+    logging::install(level(config.log.level), launch::log_file(&config)?);
+    one_heap();
+    // Before the first thread, so that every thread has them blocked.
+    let signals = Signals::block()?;
+    let pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;
+    let control = launch::control(&config)?;
+    let boot = launch::boot_source(&config)?;
+    let disks = launch::disks(&config)?;
+    let (chardev, terminal) = console(&config)?;
+
+    let policy = policy(&config);
+    let paused = config.paused;
+    let parts = Parts {
+        boot,
+        disks,
+        serial: Box::new(chardev.output()),
+        clock: Box::new(wall_clock),
+    };
+    let (machine, events) = builder::build(config, parts)?;
+    let mut main_loop = MainLoop::new(Start {
+        machine,
+        events,
+        policy,
+        console: Console::new(chardev, terminal),
+        listeners: control.listeners,
+        signals,
+    })?;
+    if !paused {
+        main_loop.start();
+    }
+    if let Some(readiness) = readiness {
+        readiness.announce()?;
+    }
+    let (ending, machine) = main_loop.run()?;
+    // What others can see goes first, then what only the kernel has to deal with.
+    let last = machine.dismantle();
+    drop((control.files, pid_file));
+    if let Err(error) = farewell::close_later(last) {
+        log::debug!("the end of the machine is waited for: {error}");
+    }
+    Ok(match ending {
+        Ending::Clean => ExitStatus::Clean,
+        Ending::Crashed => ExitStatus::GuestCrashed,
+    })
+}
+
+/// Keeps the C library from giving every thread a heap of its own: threads here hardly allocate,
+/// and each heap costs resident memory and four system calls at the thread's start.
+#[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
+fn one_heap() {
+    // SAFETY: called while there is one thread; the parameter takes any positive number. A failure
+    // would change nothing but the cost.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// COM1's host side; on a terminal, raw from here on.
+fn console(config: &Checked) -> Result<(Chardev, Option<RawTerminal>), Failure> {
+    let spec = match &config.serial {
+        CheckedSerial::Stdio => Spec::Stdio,
+        CheckedSerial::Null => Spec::Null,
+        CheckedSerial::File(path) => Spec::File(path.clone()),
+        CheckedSerial::Pty => Spec::Pty,
+        CheckedSerial::Socket(path) => Spec::Socket(path.clone()),
+    };
+    let backend = chardev_open::open(&spec)?;
+    let stdin = io::stdin();
+    let terminal = match &backend {
+        Backend::Stdio { .. } if stdin.is_terminal() => {
+            Some(RawTerminal::enter(rustix::stdio::stdin())?)
+        }
+        _ => None,
+    };
+    let chardev = Chardev::new("serial0", backend)?;
+    if spec == Spec::Pty {
+        // As QEMU says it; scripts look for the path.
+        let path = chardev.info().filename;
+        let path = path.strip_prefix("pty:").unwrap_or(&path);
+        writeln!(
+            io::stderr(),
+            "char device redirected to {path} (label serial0)"
+        )?;
+    }
+    Ok((chardev, terminal))
+}
+
+fn policy(config: &Checked) -> Policy {
+    let actions = &config.actions;
+    Policy {
+        reboot: match actions.on_reboot {
+            RebootAction::Reset => wire::RebootAction::Reset,
+            RebootAction::Shutdown => wire::RebootAction::Shutdown,
+        },
+        shutdown: match actions.on_poweroff {
+            PoweroffAction::Poweroff => wire::ShutdownAction::Poweroff,
+            PoweroffAction::Pause => wire::ShutdownAction::Pause,
+        },
+        panic: match actions.on_panic {
+            PanicAction::Pause => wire::PanicAction::Pause,
+            PanicAction::Shutdown => wire::PanicAction::Shutdown,
+            PanicAction::ExitFailure => wire::PanicAction::ExitFailure,
+            PanicAction::None => wire::PanicAction::None,
+        },
+        attended: !config.control.is_empty(),
+    }
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Off => LevelFilter::Off,
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Trace => LevelFilter::Trace,
+    }
+}
+
+fn wall_clock() -> Duration {
+    // A host clock before 1970 is a broken one; the guest then starts at 1970.
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
