@@ -1,0 +1,177 @@
+//! The VMMs that run the same guest in one run: ours, and the peers that are present.
+//!
+//! Peers are found by environment variable (`QEMU`, `FIRECRACKER`, `CLOUD_HYPERVISOR`); QEMU also
+//! on the PATH. One that is missing is skipped by name.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{process, report};
+
+/// Guest memory of every bench, in MiB; the same for all.
+pub(super) const MEMORY_MIB: u64 = 128;
+
+/// Which program a peer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Thimble,
+    Qemu,
+    Firecracker,
+    CloudHypervisor,
+}
+
+/// A VMM and where its binary is.
+pub(super) struct Peer {
+    pub(super) kind: Kind,
+    binary: PathBuf,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            Kind::Thimble => "thimble",
+            Kind::Qemu => "qemu-microvm",
+            Kind::Firecracker => "firecracker",
+            Kind::CloudHypervisor => "cloud-hypervisor",
+        })
+    }
+}
+
+/// What a bench asks of every VMM alike: one vCPU, [`MEMORY_MIB`], serial on standard output.
+pub(super) struct Launch<'a> {
+    /// The guest program: an ELF file with a PVH note.
+    pub(super) kernel: &'a Path,
+    /// A raw disk image.
+    pub(super) disk: Option<&'a Path>,
+    /// Where the control socket is to be, for those that have one.
+    pub(super) control: Option<&'a Path>,
+    /// A directory for the peer's own files.
+    pub(super) scratch: &'a Path,
+}
+
+/// thimble first, then every peer that is here. The names of those that are not are printed.
+pub(super) fn present(thimble: &Path) -> Vec<Peer> {
+    let mut peers = vec![Peer {
+        kind: Kind::Thimble,
+        binary: thimble.to_owned(),
+    }];
+    for (kind, variable, fallback) in [
+        (Kind::Qemu, "QEMU", Some("qemu-system-x86_64")),
+        (Kind::Firecracker, "FIRECRACKER", None),
+        (Kind::CloudHypervisor, "CLOUD_HYPERVISOR", None),
+    ] {
+        let named = std::env::var_os(variable).map(PathBuf::from);
+        match named.or_else(|| fallback.and_then(process::find)) {
+            Some(binary) => peers.push(Peer { kind, binary }),
+            None => report::note(&format!("skipped: {variable} names no binary")),
+        }
+    }
+    peers
+}
+
+impl Peer {
+    /// The command line that starts this VMM, serial on standard output, everything else silent.
+    pub(super) fn command(&self, launch: &Launch<'_>) -> std::io::Result<Command> {
+        let mut command = Command::new(&self.binary);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        match self.kind {
+            Kind::Thimble => thimble(&mut command, launch),
+            Kind::Qemu => qemu(&mut command, launch),
+            Kind::Firecracker => firecracker(&mut command, launch)?,
+            Kind::CloudHypervisor => cloud_hypervisor(&mut command, launch),
+        }
+        Ok(command)
+    }
+}
+
+fn thimble(command: &mut Command, launch: &Launch<'_>) {
+    command.args(["run", "--cpus", "1", "--memory", &format!("{MEMORY_MIB}M")]);
+    command
+        .arg("--kernel")
+        .arg(launch.kernel)
+        .args(["--on-reboot", "shutdown"]);
+    if let Some(disk) = launch.disk {
+        command
+            .arg("--disk")
+            .arg(format!("path={},cache=none", disk.display()));
+    }
+    if let Some(control) = launch.control {
+        command.arg("--control").arg(control);
+    }
+}
+
+fn qemu(command: &mut Command, launch: &Launch<'_>) {
+    command
+        .args([
+            "-M",
+            "microvm,pit=off,pic=off,rtc=off,isa-serial=on",
+            "-accel",
+            "kvm",
+        ])
+        // QEMU's default CPU model: `host` dies on KVM without VMX or SVM.
+        .args(["-smp", "1", "-m", &MEMORY_MIB.to_string()])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+        ])
+        .arg("-no-reboot")
+        .arg("-kernel")
+        .arg(launch.kernel);
+    if let Some(disk) = launch.disk {
+        command.arg("-drive").arg(format!(
+            "file={},format=raw,if=none,id=d,cache=none,aio=io_uring",
+            disk.display()
+        ));
+        command.args(["-device", "virtio-blk-device,drive=d"]);
+        command.args(["-global", "virtio-mmio.force-legacy=false"]);
+    }
+    if let Some(control) = launch.control {
+        command
+            .arg("-qmp")
+            .arg(format!("unix:{},server=on,wait=off", control.display()));
+    }
+}
+
+fn firecracker(command: &mut Command, launch: &Launch<'_>) -> std::io::Result<()> {
+    let drives = launch.disk.map_or_else(Vec::new, |disk| {
+        vec![serde_json::json!({
+            "drive_id": "d", "path_on_host": disk, "is_root_device": false,
+            "is_read_only": false, "io_engine": "Sync",
+        })]
+    });
+    let config = serde_json::json!({
+        "boot-source": { "kernel_image_path": launch.kernel, "boot_args": "console=ttyS0" },
+        "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
+        "drives": drives,
+    });
+    let file = launch.scratch.join("firecracker.json");
+    std::fs::write(&file, config.to_string())?;
+    command.arg("--no-api").arg("--config-file").arg(file);
+    Ok(())
+}
+
+fn cloud_hypervisor(command: &mut Command, launch: &Launch<'_>) {
+    command
+        .args([
+            "--cpus",
+            "boot=1",
+            "--memory",
+            &format!("size={MEMORY_MIB}M"),
+        ])
+        .args(["--serial", "tty", "--console", "off"])
+        .arg("--kernel")
+        .arg(launch.kernel);
+    if let Some(disk) = launch.disk {
+        command
+            .arg("--disk")
+            .arg(format!("path={},direct=on", disk.display()));
+    }
+}
