@@ -32,7 +32,7 @@ pub enum LaunchError {
     #[error(transparent)]
     BootFile(#[from] BootOpenError),
     /// A disk.
-    #[error("disk {id}")]
+    #[error("{id}")]
     Disk {
         /// The device's id.
         id: String,
@@ -41,7 +41,7 @@ pub enum LaunchError {
         source: DiskOpenError,
     },
     /// A disk that somebody else uses.
-    #[error("disk {id}: {}", path.display())]
+    #[error("{id}: {}", path.display())]
     Locked {
         /// The device's id.
         id: String,

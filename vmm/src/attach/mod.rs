@@ -43,7 +43,7 @@ pub enum AttachError {
         id: String,
     },
     /// A disk that cannot be used.
-    #[error("disk {id}")]
+    #[error("{id}")]
     Disk {
         /// The device.
         id: String,
