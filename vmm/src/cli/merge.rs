@@ -5,7 +5,7 @@
 
 use api_socket::config::{
     Config, Control, Disk, KeyPath, Problem, Problems, RngSetting, Serial, SerialBackend, Size,
-    quoted,
+    Word, quoted,
 };
 
 use super::keyval::KeyVal;
@@ -63,13 +63,13 @@ impl Origins {
 pub(super) fn merge(base: Config, args: &RunArgs, problems: &mut Problems) -> (Config, Origins) {
     let mut config = base;
     let mut from = Origins::default();
-    merge_machine(&mut config, args, &mut from);
+    merge_machine(&mut config, args, &mut from, problems);
     merge_devices(&mut config, args, &mut from, problems);
     merge_process(&mut config, args, &mut from, problems);
     (config, from)
 }
 
-fn merge_machine(config: &mut Config, args: &RunArgs, from: &mut Origins) {
+fn merge_machine(config: &mut Config, args: &RunArgs, from: &mut Origins, problems: &mut Problems) {
     let kernel = &mut config.kernel;
     from.set(
         &mut config.name,
@@ -83,7 +83,8 @@ fn merge_machine(config: &mut Config, args: &RunArgs, from: &mut Origins) {
         "uuid",
         "--uuid",
     );
-    from.set(&mut config.machine, args.machine, "machine", "--machine");
+    let machine = word(args.machine.as_deref(), "--machine", problems);
+    from.set(&mut config.machine, machine, "machine", "--machine");
     from.set(
         &mut kernel.path,
         args.kernel.clone().map(Some),
@@ -162,7 +163,8 @@ fn merge_process(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
         "daemonize",
         "--daemonize",
     );
-    from.set(&mut log.level, args.log_level, "log.level", "--log-level");
+    let level = word(args.log_level.as_deref(), "--log-level", problems);
+    from.set(&mut log.level, level, "log.level", "--log-level");
     from.set(
         &mut log.file,
         args.log_file.clone().map(Some),
@@ -171,22 +173,33 @@ fn merge_process(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
     );
     from.set(
         &mut actions.on_reboot,
-        args.on_reboot,
+        word(args.on_reboot.as_deref(), "--on-reboot", problems),
         "actions.on-reboot",
         "--on-reboot",
     );
     from.set(
         &mut actions.on_poweroff,
-        args.on_poweroff,
+        word(args.on_poweroff.as_deref(), "--on-poweroff", problems),
         "actions.on-poweroff",
         "--on-poweroff",
     );
     from.set(
         &mut actions.on_panic,
-        args.on_panic,
+        word(args.on_panic.as_deref(), "--on-panic", problems),
         "actions.on-panic",
         "--on-panic",
     );
+}
+
+/// The value of a flag that takes one word out of a few, if it was given and is one of them.
+fn word<T: Word>(text: Option<&str>, flag: &str, problems: &mut Problems) -> Option<T> {
+    let text = text?;
+    let value = T::from_word(text);
+    if value.is_none() {
+        let what = format!("{} is not one of its words", quoted(text));
+        problems.push(flag.into(), what, format!("write {}", T::choices()));
+    }
+    value
 }
 
 /// `path=FILE,key=value,...` or `FILE,key=value,...`.

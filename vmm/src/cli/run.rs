@@ -1,15 +1,17 @@
 //! `thimble run`: its flags, and the configuration that they and `--config` make.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use api_socket::config::{
-    Checked, Config, LogLevel, MachineVersion, PanicAction, PoweroffAction, Problem, Problems,
-    Reading, RebootAction, Word, check, quoted,
+    Checked, Config, KeyPath, LogLevel, MachineVersion, PanicAction, PoweroffAction, Problem,
+    Problems, Reading, RebootAction, Word, check,
 };
-use clap::Args;
-use clap::builder::{BoolishValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{BoolishValueParser, PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Args};
 
 use super::config_file;
 use super::merge::merge;
@@ -32,8 +34,8 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Machine")]
     pub uuid: Option<String>,
     /// The hardware that the guest sees [default: thimble-1]
-    #[arg(long, value_name = "VERSION", value_parser = word::<MachineVersion>(), help_heading = "Machine")]
-    pub machine: Option<MachineVersion>,
+    #[arg(long, value_name = "VERSION", value_parser = Words::<MachineVersion>::NEW, help_heading = "Machine")]
+    pub machine: Option<String>,
     /// The number of CPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", help_heading = "Machine")]
     pub cpus: Option<u32>,
@@ -101,27 +103,54 @@ pub struct RunArgs {
     )]
     pub daemonize: Option<bool>,
     /// How much to log [default: warn]
-    #[arg(long, value_name = "LEVEL", value_parser = word::<LogLevel>(), help_heading = "Process")]
-    pub log_level: Option<LogLevel>,
+    #[arg(long, value_name = "LEVEL", value_parser = Words::<LogLevel>::NEW, help_heading = "Process")]
+    pub log_level: Option<String>,
     /// Append the log to FILE instead of standard error
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub log_file: Option<PathBuf>,
 
     /// What a reboot of the guest leads to [default: reset]
-    #[arg(long, value_name = "ACTION", value_parser = word::<RebootAction>(), help_heading = "Actions")]
-    pub on_reboot: Option<RebootAction>,
+    #[arg(long, value_name = "ACTION", value_parser = Words::<RebootAction>::NEW, help_heading = "Actions")]
+    pub on_reboot: Option<String>,
     /// What a power-off of the guest leads to [default: poweroff]
-    #[arg(long, value_name = "ACTION", value_parser = word::<PoweroffAction>(), help_heading = "Actions")]
-    pub on_poweroff: Option<PoweroffAction>,
+    #[arg(long, value_name = "ACTION", value_parser = Words::<PoweroffAction>::NEW, help_heading = "Actions")]
+    pub on_poweroff: Option<String>,
     /// What a panic of the guest leads to [default: shutdown]
-    #[arg(long, value_name = "ACTION", value_parser = word::<PanicAction>(), help_heading = "Actions")]
-    pub on_panic: Option<PanicAction>,
+    #[arg(long, value_name = "ACTION", value_parser = Words::<PanicAction>::NEW, help_heading = "Actions")]
+    pub on_panic: Option<String>,
 }
 
-/// A flag that takes one word out of a few.
-fn word<T: Word + Send + Sync>() -> impl TypedValueParser<Value = T> {
-    PossibleValuesParser::new(T::ALL.iter().map(|value| value.word()))
-        .try_map(|word| T::from_word(&word).ok_or("not one of its words"))
+/// A flag that takes one word out of a few. Help and completions know the words; any text is
+/// taken, so that a wrong one is reported together with everything else.
+#[derive(Debug)]
+struct Words<T>(PhantomData<fn() -> T>);
+
+impl<T> Words<T> {
+    const NEW: Self = Self(PhantomData);
+}
+
+impl<T> Clone for Words<T> {
+    fn clone(&self) -> Self {
+        Self::NEW
+    }
+}
+
+impl<T: Word> TypedValueParser for Words<T> {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words = T::ALL.iter().map(|value| PossibleValue::new(value.word()));
+        Some(Box::new(words))
+    }
 }
 
 /// The configuration that the flags and `--config` make.
@@ -203,21 +232,38 @@ fn read_base(args: &RunArgs, stdin: &mut dyn Read) -> (Reading, Problems) {
     let Some(file) = &args.config else {
         return (Reading::nothing(), Problems::new());
     };
+    let name = if file.as_os_str() == "-" {
+        "standard input".to_owned()
+    } else {
+        format!("{file:?}")
+    };
     match config_file::read(file, stdin) {
         Ok(text) => {
             let reading = Reading::of(&text);
-            let problems = reading.problems.clone();
+            let mut problems = Problems::new();
+            for problem in reading.problems.clone().into_vec() {
+                problems.add(of_file(problem, &name));
+            }
             (reading, problems)
         }
         Err(error) => {
             let mut problems = Problems::new();
-            let what = format!(
-                "{} cannot be read: {error}",
-                quoted(&file.to_string_lossy())
-            );
+            let what = format!("{name} cannot be read: {error}");
             let remedy = "name a readable JSON file, or - for standard input";
             problems.push("--config".into(), what, remedy);
             (Reading::default(), problems)
         }
+    }
+}
+
+/// What is wrong with a file as a whole has no key to be found by: the file is named instead.
+fn of_file(problem: Problem, name: &str) -> Problem {
+    if problem.path != KeyPath::root() {
+        return problem;
+    }
+    Problem {
+        path: "--config".into(),
+        what: format!("{name}: {}", problem.what),
+        ..problem
     }
 }

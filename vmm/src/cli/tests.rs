@@ -114,8 +114,8 @@ fn flag_machine() {
         MachineVersion::Thimble1
     );
     assert_eq!(
-        usage_error(&["run", "--machine", "pc"]),
-        ErrorKind::InvalidValue
+        problems(&["--machine", "pc"]),
+        ["--machine: \"pc\" is not one of its words; write thimble-1"]
     );
 }
 
@@ -325,9 +325,9 @@ fn flag_log_level() {
         LogLevel::Trace
     );
     assert_eq!(checked(&[]).log.level, LogLevel::Warn);
-    assert_eq!(
-        usage_error(&["run", "--log-level", "loud"]),
-        ErrorKind::InvalidValue
+    assert!(
+        problems(&["--log-level", "loud"])[0]
+            .starts_with("--log-level: \"loud\" is not one of its words; write off, error")
     );
 }
 
@@ -449,9 +449,62 @@ fn an_unreadable_file_is_one_problem_beside_those_of_the_flags() {
     assert!(text.contains("No such file"), "{text}");
     let error = over("{", &[]).unwrap_err().to_string();
     assert!(
-        error.starts_with("wrong configuration: (top level): the text is not"),
+        error.starts_with("wrong configuration: --config: standard input: the text is not"),
         "{error}"
     );
+}
+
+#[test]
+fn a_file_that_is_no_configuration_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vm.json");
+    for text in ["{\"memory\": ", "[]", ""] {
+        fs::write(&file, text).unwrap();
+        let found = problems(&["--config", file.to_str().unwrap()]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let named = format!("--config: {file:?}: ");
+        assert!(found[0].starts_with(&named), "{found:?}");
+    }
+}
+
+/// One wrong word does not hide what else is wrong.
+#[test]
+fn wrong_words_are_problems_among_others() {
+    let flags = [
+        "--machine",
+        "pc",
+        "--memory",
+        "3",
+        "--on-reboot",
+        "x",
+        "--on-poweroff",
+        "x",
+        "--on-panic",
+        "x",
+        "--log-level",
+        "x",
+    ];
+    let found = problems(&flags);
+    for flag in [
+        "--machine",
+        "--memory",
+        "--on-reboot",
+        "--on-poweroff",
+        "--on-panic",
+        "--log-level",
+    ] {
+        let start = format!("{flag}: ");
+        assert!(
+            found.iter().any(|one| one.starts_with(&start)),
+            "{flag}: {found:?}"
+        );
+    }
+    assert_eq!(found.len(), 6, "{found:?}");
+    let help = Cli::command()
+        .find_subcommand_mut("run")
+        .unwrap()
+        .render_long_help();
+    assert!(help.to_string().contains("exit-failure"), "{help}");
 }
 
 #[test]
