@@ -2,11 +2,15 @@
 //!
 //! Raised on vCPU and I/O threads, read by the main loop alone, which serves them before any
 //! command: a guest that powered off is off, whatever a client asks next.
+//!
+//! A guest raises events at will and faster than anybody reads them. Those that wait are therefore
+//! told once each, however often they were raised, which bounds the queue: one entry for each kind
+//! of event, vCPU, device, and way a disk fails.
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::events::{EventSink, GuestEvent};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -48,10 +52,47 @@ pub enum MachineEvent {
     },
 }
 
+impl MachineEvent {
+    /// Whether `self`, which still waits, tells the main thread what `newer` would.
+    fn covers(&self, newer: &Self) -> bool {
+        use GuestEvent::DeviceNeedsReset;
+        match (self, newer) {
+            // The first fault is the one that stopped the device, or the vCPU.
+            (
+                Self::Guest(DeviceNeedsReset { id: waiting, .. }),
+                Self::Guest(DeviceNeedsReset { id, .. }),
+            ) => waiting == id,
+            (Self::Vcpu { index: waiting, .. }, Self::Vcpu { index, .. }) => waiting == index,
+            _ => self == newer,
+        }
+    }
+}
+
+/// Events in the order they were raised, each once.
+#[derive(Debug, Default)]
+struct Queue(Mutex<VecDeque<MachineEvent>>);
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<MachineEvent>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: MachineEvent) {
+        let mut waiting = self.lock();
+        // Of a clock that is set again only the new time counts.
+        if let MachineEvent::ClockChanged { .. } = event {
+            waiting.retain(|old| !matches!(old, MachineEvent::ClockChanged { .. }));
+        }
+        if !waiting.iter().any(|old| old.covers(&event)) {
+            waiting.push_back(event);
+        }
+    }
+}
+
 /// The sending side, shared by every thread of the machine.
 #[derive(Debug)]
 pub struct EventSender {
-    queue: Sender<MachineEvent>,
+    queue: Arc<Queue>,
     wake: EventFd,
     stop: Arc<AtomicBool>,
 }
@@ -59,7 +100,7 @@ pub struct EventSender {
 /// The main thread's side.
 #[derive(Debug)]
 pub struct EventReceiver {
-    queue: Receiver<MachineEvent>,
+    queue: Arc<Queue>,
     wake: EventFd,
 }
 
@@ -70,19 +111,12 @@ pub struct EventReceiver {
 /// What the kernel answered when asked for an event descriptor.
 pub fn event_queue(stop: Arc<AtomicBool>) -> std::io::Result<(Arc<EventSender>, EventReceiver)> {
     let wake = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
-    let (sender, queue) = channel();
+    let queue = Arc::new(Queue::default());
     let receiver = EventReceiver {
-        queue,
+        queue: Arc::clone(&queue),
         wake: wake.try_clone()?,
     };
-    Ok((
-        Arc::new(EventSender {
-            queue: sender,
-            wake,
-            stop,
-        }),
-        receiver,
-    ))
+    Ok((Arc::new(EventSender { queue, wake, stop }), receiver))
 }
 
 impl EventSender {
@@ -97,8 +131,8 @@ impl EventSender {
     }
 
     fn send(&self, event: MachineEvent) {
-        // Both fail only when the main thread has gone, and then nobody is left to tell.
-        drop(self.queue.send(event));
+        self.queue.push(event);
+        // Fails only when the counter is full, and then the main thread will wake.
         drop(self.wake.write(1));
     }
 }
@@ -131,7 +165,14 @@ impl EventReceiver {
     /// The next event, if there is one.
     #[must_use]
     pub fn next(&self) -> Option<MachineEvent> {
-        self.queue.try_recv().ok()
+        self.queue.lock().pop_front()
+    }
+
+    /// How many events wait. Who serves as many and then looks elsewhere cannot be kept by a guest
+    /// that goes on raising them.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queue.lock().len()
     }
 
     /// Acknowledges the wake-up; call before draining with [`Self::next`], so that an event queued
@@ -143,6 +184,8 @@ impl EventReceiver {
 
 #[cfg(test)]
 mod tests {
+    use devices::events::{BlockErrorAction, BlockIoError};
+
     use super::*;
 
     #[test]
@@ -163,5 +206,48 @@ mod tests {
             Some(MachineEvent::Guest(GuestEvent::Reset))
         );
         assert_eq!(receiver.next(), None);
+    }
+
+    #[test]
+    fn a_flood_of_events_waits_as_one_of_each() {
+        let (sender, receiver) = event_queue(Arc::default()).unwrap();
+        let disk = |errno| {
+            GuestEvent::BlockIoError(BlockIoError {
+                id: "disk0".into(),
+                write: true,
+                action: BlockErrorAction::Report,
+                errno,
+            })
+        };
+        let broken = |reason: String| GuestEvent::DeviceNeedsReset {
+            id: "rng0".into(),
+            reason,
+        };
+        for turn in 0..10_000 {
+            sender.raise(GuestEvent::CrashLoaded);
+            sender.raise(GuestEvent::Panicked);
+            sender.raise(GuestEvent::Reset);
+            sender.raise(disk(libc::EIO));
+            sender.raise(broken(format!("fault {turn}")));
+            sender.clock_changed(turn);
+            sender.vcpu_fault(1, VcpuFault::TripleFault);
+        }
+        sender.raise(disk(libc::ENOSPC));
+        assert_eq!(receiver.waiting(), 8);
+        let all: Vec<_> = std::iter::from_fn(|| receiver.next()).collect();
+        let expected = [
+            MachineEvent::Guest(GuestEvent::CrashLoaded),
+            MachineEvent::Guest(GuestEvent::Panicked),
+            MachineEvent::Guest(GuestEvent::Reset),
+            MachineEvent::Guest(disk(libc::EIO)),
+            MachineEvent::Guest(broken("fault 0".to_owned())),
+            MachineEvent::Vcpu {
+                index: 1,
+                fault: VcpuFault::TripleFault,
+            },
+            MachineEvent::ClockChanged { offset: 9_999 },
+            MachineEvent::Guest(disk(libc::ENOSPC)),
+        ];
+        assert_eq!(all, expected);
     }
 }

@@ -141,7 +141,7 @@ pub fn runs(state: RunState) -> bool {
 pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, Denied> {
     let stay = |steps: Vec<Step>| Ok(Plan { state, steps });
     match input {
-        Input::Stop if runs(state) => Ok(pause(RunState::Paused)),
+        Input::Stop if runs(state) => Ok(pause(state, RunState::Paused)),
         Input::Stop => stay(Vec::new()),
         Input::Cont => match state {
             RunState::Running => stay(Vec::new()),
@@ -154,9 +154,15 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
         Input::SystemReset => Ok(reset(state, ShutdownCause::HostQmpSystemReset)),
         Input::SystemPowerdown => stay(vec![Step::PressPowerButton, Step::Tell(Notice::Powerdown)]),
         Input::Quit(cause) => Ok(end(state, cause, Ending::Clean)),
-        // Whatever a guest did before it was stopped or reset is history: only a running guest's
-        // deeds count from here on.
-        _ if !runs(state) => stay(Vec::new()),
+        // Whatever a guest did before it was reset or ended is history. What it did in the instant
+        // in which it was stopped still counts: it would wait for the consequence for ever.
+        _ if !matches!(
+            state,
+            RunState::Running | RunState::Paused | RunState::IoError
+        ) =>
+        {
+            stay(Vec::new())
+        }
         Input::GuestShutdown => Ok(power_off(state, policy, ShutdownCause::GuestShutdown)),
         Input::GuestReset => Ok(match policy.reboot {
             RebootAction::Reset => reset(state, ShutdownCause::GuestReset),
@@ -169,8 +175,9 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
             plan.steps.insert(0, Step::Tell(Notice::GuestPvShutdown));
             Ok(plan)
         }
-        Input::DiskStopped => Ok(pause(RunState::IoError)),
-        Input::InternalError if policy.attended => Ok(pause(RunState::InternalError)),
+        Input::DiskStopped if runs(state) => Ok(pause(state, RunState::IoError)),
+        Input::DiskStopped => stay(Vec::new()),
+        Input::InternalError if policy.attended => Ok(pause(state, RunState::InternalError)),
         Input::InternalError => Ok(Plan {
             state: RunState::InternalError,
             steps: vec![Step::Hold, Step::End(Ending::Crashed)],
@@ -178,11 +185,13 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
     }
 }
 
-fn pause(state: RunState) -> Plan {
-    Plan {
-        state,
-        steps: vec![Step::Hold, Step::Tell(Notice::Stop)],
+/// Stops a guest that runs; of one that is stopped only the state changes.
+fn pause(from: RunState, to: RunState) -> Plan {
+    let mut steps = Vec::new();
+    if runs(from) {
+        steps.extend([Step::Hold, Step::Tell(Notice::Stop)]);
     }
+    Plan { state: to, steps }
 }
 
 fn reset(state: RunState, cause: ShutdownCause) -> Plan {
@@ -205,14 +214,11 @@ fn reset(state: RunState, cause: ShutdownCause) -> Plan {
 fn power_off(state: RunState, policy: &Policy, cause: ShutdownCause) -> Plan {
     match policy.shutdown {
         ShutdownAction::Poweroff => end(state, cause, Ending::Clean),
-        ShutdownAction::Pause => Plan {
-            state: RunState::Shutdown,
-            steps: vec![
-                Step::Tell(Notice::Shutdown(cause)),
-                Step::Hold,
-                Step::Tell(Notice::Stop),
-            ],
-        },
+        ShutdownAction::Pause => {
+            let mut plan = pause(state, RunState::Shutdown);
+            plan.steps.insert(0, Step::Tell(Notice::Shutdown(cause)));
+            plan
+        }
     }
 }
 
@@ -236,8 +242,8 @@ fn panicked(state: RunState, policy: &Policy) -> Plan {
             state,
             steps: vec![told(GuestPanicAction::Run)],
         },
-        PanicAction::Shutdown if pauses => paused_by_panic(),
-        PanicAction::Pause => paused_by_panic(),
+        PanicAction::Shutdown if pauses => paused_by_panic(state),
+        PanicAction::Pause => paused_by_panic(state),
         // QEMU tells the two apart by exit status; ours says "crashed" for both.
         PanicAction::Shutdown | PanicAction::ExitFailure => {
             let mut plan = end(state, ShutdownCause::GuestPanic, Ending::Crashed);
@@ -247,8 +253,8 @@ fn panicked(state: RunState, policy: &Policy) -> Plan {
     }
 }
 
-fn paused_by_panic() -> Plan {
-    let mut plan = pause(RunState::GuestPanicked);
+fn paused_by_panic(from: RunState) -> Plan {
+    let mut plan = pause(from, RunState::GuestPanicked);
     plan.steps.insert(
         0,
         Step::Tell(Notice::GuestPanicked(GuestPanicAction::Pause)),
@@ -383,6 +389,37 @@ mod tests {
         };
         assert!(ends(&with(alone, Input::InternalError), Ending::Crashed));
         assert_eq!(with(DEFAULTS, Input::DiskStopped).state, RunState::IoError);
+    }
+
+    /// `stop` and the guest's own end cross: neither is lost, and STOP is told once.
+    #[test]
+    fn what_a_guest_did_as_it_was_stopped_still_counts() {
+        for state in [RunState::Paused, RunState::IoError] {
+            let off = plan(state, Input::GuestShutdown);
+            assert_eq!(off.steps.last(), Some(&Step::End(Ending::Clean)));
+            let reset = plan(state, Input::GuestReset);
+            assert_eq!(reset.state, RunState::Prelaunch);
+            assert!(reset.steps.contains(&Step::ResetMachine));
+            assert!(!reset.steps.contains(&Step::Run));
+            let kept = Policy {
+                panic: PanicAction::Pause,
+                ..DEFAULTS
+            };
+            let panicked = decide(state, &kept, Input::GuestPanicked).unwrap();
+            assert_eq!(panicked.state, RunState::GuestPanicked);
+            assert!(!panicked.steps.contains(&Step::Tell(Notice::Stop)));
+            assert_eq!(plan(state, Input::DiskStopped).state, state);
+        }
+        for state in [RunState::Prelaunch, RunState::Shutdown] {
+            let late = plan(state, Input::GuestShutdown);
+            assert_eq!(
+                late,
+                Plan {
+                    state,
+                    steps: vec![]
+                }
+            );
+        }
     }
 
     fn any_state() -> impl Strategy<Value = RunState> {

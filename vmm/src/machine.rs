@@ -98,6 +98,15 @@ impl Machine {
         self.vcpus.run();
     }
 
+    /// Lets vCPUs go on that came back because of an event which changed nothing. All are taken
+    /// back first: one may be on its way here still, and would stay here.
+    pub fn go_on(&mut self) {
+        if self.vcpus.stopping() {
+            self.vcpus.hold();
+            self.vcpus.run();
+        }
+    }
+
     /// The token for state access; `None` while the guest runs.
     pub fn quiesced(&mut self) -> Option<Quiesced<'_>> {
         self.held.then_some(Quiesced { machine: self })

@@ -257,18 +257,24 @@ impl MainLoop {
         self.clients.tell(event, &self.poller);
     }
 
-    fn guest_events(&mut self) {
+    /// Serves what the guest has done so far; what it does meanwhile is for the next turn.
+    pub(crate) fn guest_events(&mut self) {
         self.events.acknowledge();
-        let mut any = false;
-        while self.ending.is_none()
-            && let Some(event) = self.events.next()
-        {
-            any = true;
+        // What a guest did before it was held for a dump is served when the dump is over.
+        if self.dump.active() {
+            return;
+        }
+        for _ in 0..self.events.waiting() {
+            if self.ending.is_some() {
+                return;
+            }
+            let Some(event) = self.events.next() else {
+                break;
+            };
             self.guest_event(event);
         }
-        // A vCPU that came back with an event that changed nothing must go on.
-        if any && self.ending.is_none() && lifecycle::runs(self.state) {
-            self.machine.run();
+        if self.ending.is_none() && lifecycle::runs(self.state) {
+            self.machine.go_on();
         }
     }
 

@@ -143,6 +143,13 @@ impl VcpuSet {
             .map(|slot| (*slot.thread_id.wait(), slot.counters.as_ref()))
     }
 
+    /// Whether vCPUs come back, or have come back, without having been asked to by [`Self::hold`]
+    /// or since: a device asked them to.
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
     /// Lets every held vCPU run. Those already running go on.
     pub fn run(&mut self) {
         self.collect();

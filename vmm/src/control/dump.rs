@@ -240,6 +240,8 @@ pub(crate) fn finished(main: &mut MainLoop) -> Option<u32> {
         };
         main.tell(Event::DumpCompleted(data));
         tell_job(main, &[JobStatus::Null]);
+        // The guest may have powered off in the moment it was held for the dump.
+        main.guest_events();
         if about.resume {
             main.must(Input::Cont);
         }
