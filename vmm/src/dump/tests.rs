@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::memory::GuestMemory;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
@@ -318,6 +318,23 @@ fn a_pipe_gets_every_byte() {
     let piped = copy.join().unwrap().unwrap();
     let (_, file, _) = dump(None);
     assert!(piped == std::fs::read(file.path()).unwrap());
+}
+
+#[test]
+fn a_reader_that_stalls_does_not_delay_the_cancel() {
+    let (memory, _backing) = memory();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let file = File::from(OwnedFd::from(writer));
+    let room = rustix::pipe::fcntl_getpipe_size(&reader).unwrap();
+    let cancel = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let job = scope.spawn(|| pmemsave(&memory, 0, 4 * MIB, &file, &cancel, &mut |_| ()));
+        while rustix::io::ioctl_fionread(&reader).unwrap() < room as u64 {
+            std::thread::yield_now();
+        }
+        cancel.store(true, Ordering::Relaxed);
+        assert_eq!(job.join().unwrap().unwrap(), Outcome::Cancelled);
+    });
 }
 
 #[test]

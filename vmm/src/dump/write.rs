@@ -5,13 +5,15 @@
 //! holds the vCPUs, as `dump-guest-memory` does.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::memory::GuestMemory;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
     MemoryRegionAddress,
@@ -21,7 +23,12 @@ use super::plan::{DumpPlan, RamRegion};
 
 /// Bytes copied between two looks at the cancel flag: about half a millisecond's worth.
 const CHUNK: u64 = 1 << 20;
-/// The unit of sparseness.
+/// How long a stream without a reader is waited for before the cancel flag is looked at.
+const CANCEL_LATENCY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+/// The unit of sparseness, and what a pipe takes at once when it says that it has room (PIPE_BUF).
 const PAGE: usize = 4096;
 /// A page of zeroes to compare with.
 static ZEROES: [u8; PAGE] = [0; PAGE];
@@ -77,7 +84,7 @@ pub enum DumpError {
 
 /// Writes the planned dump. `progress` gets the bytes done, out of [`DumpPlan::total_bytes`], after
 /// every chunk; it must be quick. A regular file is emptied first and may be sparse afterwards;
-/// into a pipe or socket every byte is written, and a reader that stalls delays the cancel.
+/// into a pipe or socket every byte is written. A reader that stalls does not delay the cancel.
 ///
 /// # Errors
 /// [`DumpError`]; the file is incomplete then.
@@ -88,19 +95,24 @@ pub fn run(
     cancel: &AtomicBool,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Outcome, DumpError> {
-    let mut job = Job {
+    let job = Job {
         memory,
-        sink: Sink::new(out)?,
+        sink: Sink::new(out, cancel)?,
         cancel,
         progress,
     };
-    job.sink.write(plan.headers())?;
-    for region in plan.regions() {
-        if !job.copy(*region)? {
-            return Ok(Outcome::Cancelled);
-        }
+    or_cancelled(job.dump(plan), cancel)
+}
+
+/// A job that was cancelled has been, however it noticed.
+fn or_cancelled(
+    result: Result<Outcome, DumpError>,
+    cancel: &AtomicBool,
+) -> Result<Outcome, DumpError> {
+    match result {
+        Err(DumpError::Write { .. }) if cancel.load(Ordering::Relaxed) => Ok(Outcome::Cancelled),
+        other => other,
     }
-    job.sink.finish()
 }
 
 /// Writes `length` bytes of guest-physical memory from `address` to the file, as QMP's `pmemsave`
@@ -124,33 +136,13 @@ pub fn pmemsave(
             })
         })
         .ok_or(DumpError::NoRam { address, length })?;
-    let mut job = Job {
+    let job = Job {
         memory,
-        sink: Sink::new(out)?,
+        sink: Sink::new(out, cancel)?,
         cancel,
         progress,
     };
-    let mut at = address;
-    for region in memory.iter() {
-        let start = region.start_addr().0.max(at);
-        let stop = region.start_addr().0.saturating_add(region.len()).min(end);
-        if start >= stop {
-            continue;
-        }
-        if !job.zeroes(start - at)?
-            || !job.copy(RamRegion {
-                start,
-                length: stop - start,
-            })?
-        {
-            return Ok(Outcome::Cancelled);
-        }
-        at = stop;
-    }
-    if !job.zeroes(end - at)? {
-        return Ok(Outcome::Cancelled);
-    }
-    job.sink.finish()
+    or_cancelled(job.save(address, end), cancel)
 }
 
 /// One run: where from, where to, and who is told.
@@ -162,6 +154,38 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    fn dump(mut self, plan: &DumpPlan) -> Result<Outcome, DumpError> {
+        self.sink.write(plan.headers())?;
+        for region in plan.regions() {
+            if !self.copy(*region)? {
+                return Ok(Outcome::Cancelled);
+            }
+        }
+        self.sink.finish()
+    }
+
+    /// Everything from `address` to `end`, with zeroes for what is not RAM.
+    fn save(mut self, address: u64, end: u64) -> Result<Outcome, DumpError> {
+        let memory = self.memory;
+        let mut at = address;
+        for region in memory.iter() {
+            let start = region.start_addr().0.max(at);
+            let stop = region.start_addr().0.saturating_add(region.len()).min(end);
+            if start >= stop {
+                continue;
+            }
+            let length = stop - start;
+            if !self.zeroes(start - at)? || !self.copy(RamRegion { start, length })? {
+                return Ok(Outcome::Cancelled);
+            }
+            at = stop;
+        }
+        if !self.zeroes(end - at)? {
+            return Ok(Outcome::Cancelled);
+        }
+        self.sink.finish()
+    }
+
     /// Copies a range of RAM; false when cancelled.
     fn copy(&mut self, region: RamRegion) -> Result<bool, DumpError> {
         let mut buffer = Vec::new();
@@ -253,7 +277,7 @@ fn extent_in(region: &GuestRegionMmap<()>, offset: MemoryRegionAddress) -> Optio
     let data = match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(data) => data,
         // No data from here to the end of the file.
-        Err(rustix::io::Errno::NXIO) => return Some(Extent::Hole(left)),
+        Err(Errno::NXIO) => return Some(Extent::Hole(left)),
         Err(_) => return None,
     };
     if data > at {
@@ -268,12 +292,13 @@ fn extent_in(region: &GuestRegionMmap<()>, offset: MemoryRegionAddress) -> Optio
 struct Sink<'a> {
     file: &'a File,
     regular: bool,
+    cancel: &'a AtomicBool,
     offset: u64,
     written: u64,
 }
 
 impl<'a> Sink<'a> {
-    fn new(file: &'a File) -> Result<Self, DumpError> {
+    fn new(file: &'a File, cancel: &'a AtomicBool) -> Result<Self, DumpError> {
         let metadata = file.metadata().map_err(|source| DumpError::File {
             call: "fstat",
             source,
@@ -288,6 +313,7 @@ impl<'a> Sink<'a> {
         Ok(Self {
             file,
             regular,
+            cancel,
             offset: 0,
             written: 0,
         })
@@ -298,8 +324,7 @@ impl<'a> Sink<'a> {
         let result = if self.regular {
             self.file.write_all_at(bytes, self.offset)
         } else {
-            let mut stream = self.file;
-            stream.write_all(bytes)
+            self.write_stream(bytes)
         };
         result.map_err(|source| DumpError::Write {
             offset: self.offset,
@@ -308,6 +333,31 @@ impl<'a> Sink<'a> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         self.offset = self.offset.saturating_add(length);
         self.written = self.written.saturating_add(length);
+        Ok(())
+    }
+
+    /// Writes to a pipe or the like, whose reader may be slow or asleep. There is no waiting in
+    /// write(2), which nothing but a signal would end: poll(2) says when a page fits.
+    fn write_stream(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            if self.cancel.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let mut room = [PollFd::new(self.file, PollFlags::OUT)];
+            match poll(&mut room, Some(&CANCEL_LATENCY)) {
+                Ok(0) | Err(Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let page = rest.get(..PAGE.min(rest.len())).unwrap_or(rest);
+            match rustix::io::write(self.file, page) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
         Ok(())
     }
 
