@@ -11,6 +11,7 @@ mod deps;
 mod docs;
 mod failure;
 mod fetch_guest;
+mod fuzz;
 mod guest;
 mod kernel;
 mod process;
@@ -49,8 +50,10 @@ enum Verb {
     Schema,
     /// Regenerate man pages and shell completions in resources/
     Docs,
-    /// Run the three floors of tests
+    /// Run the three floors of tests, and the fuzz targets briefly
     Test(test::Arguments),
+    /// Build the fuzz targets and run each for a bounded time
+    Fuzz(fuzz::Arguments),
     /// Get Debian's kernels and make an initramfs to boot them with
     FetchGuest(fetch_guest::Arguments),
     /// Build the microVM kernel of resources/kernel from Debian's linux-source
@@ -69,6 +72,7 @@ fn run(verb: Verb) -> Outcome<()> {
         Verb::Schema => schema::run(&workspace),
         Verb::Docs => docs::run(&workspace),
         Verb::Test(arguments) => test::run(&workspace, &arguments),
+        Verb::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Verb::FetchGuest(arguments) => fetch_guest::run(&workspace, &arguments),
         Verb::Kernel(arguments) => kernel::run(&workspace, &arguments),
         Verb::Bench(arguments) => bench::run(&workspace, &arguments),

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the three floors of tests (docs/testing.md), from a fresh clone to a
-//! summary. Installs what they need where it may, says the command where it may not, and skips by
+//! `cargo xtask test`: the three floors of tests and the fuzz targets (docs/testing.md), from a
+//! fresh clone to a summary. Installs what they need where it may, says the command where it may not, and skips by
 //! name with the reason what cannot run here.
 //!
 //! A floor that has to run and did not, or ran nothing, is a failure: all of them where `CI` is
@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use crate::apt::{self, Tool, tool};
 use crate::failure::{Context, Failure, Outcome};
 use crate::fetch_guest;
+use crate::fuzz;
 use crate::process;
 use crate::report;
 use crate::workspace::Workspace;
@@ -28,6 +29,10 @@ const LINUX_TOOLS: [Tool; 3] = [
     tool("mke2fs", "e2fsprogs"),
     tool("setpriv", "util-linux"),
 ];
+
+/// Seconds each fuzz target runs: enough for its seeds and what is near them. `cargo xtask fuzz`
+/// looks further.
+const FUZZ_SECONDS: u32 = 5;
 
 /// The other people's control client that the tests drive a guest with.
 const CLIENT: &str = "qemu.qmp";
@@ -47,6 +52,8 @@ pub(crate) struct Arguments {
 enum Floor {
     /// No root, no KVM
     Unit,
+    /// The fuzz targets, each for a few seconds
+    Fuzz,
     /// The project's own guest programs, on /dev/kvm
     Kvm,
     /// Debian's kernels, on hardware KVM or in the testbed
@@ -54,11 +61,12 @@ enum Floor {
 }
 
 impl Floor {
-    const ALL: [Self; 3] = [Self::Unit, Self::Kvm, Self::Linux];
+    const ALL: [Self; 4] = [Self::Unit, Self::Fuzz, Self::Kvm, Self::Linux];
 
     fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit",
+            Self::Fuzz => "fuzz",
             Self::Kvm => "kvm",
             Self::Linux => "linux",
         }
@@ -92,6 +100,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Outcome<()> {
         report::note(&format!("== floor {}", floor.name()));
         let tally = match floor {
             Floor::Unit => unit(workspace),
+            Floor::Fuzz => fuzz(workspace, install),
             Floor::Kvm => kvm(workspace, install),
             Floor::Linux => linux(workspace, install),
         }
@@ -139,6 +148,19 @@ fn unit(workspace: &Workspace) -> Outcome<Tally> {
         &["-p", "tests", "--lib"],
         &[],
     )?);
+    Ok(tally)
+}
+
+/// The fuzz targets; each counts as a test.
+fn fuzz(workspace: &Workspace, install: bool) -> Outcome<Tally> {
+    let mut tally = Tally::default();
+    for finding in fuzz::run_all(workspace, FUZZ_SECONDS, install)? {
+        match finding {
+            Ok(_) => tally.passed += 1,
+            // Printed already.
+            Err(_) => tally.failed += 1,
+        }
+    }
     Ok(tally)
 }
 

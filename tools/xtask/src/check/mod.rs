@@ -2,11 +2,13 @@
 //! even after one has failed, and says at the end which did.
 
 mod documents;
+mod locks;
 mod places;
 
 use crate::deps;
 use crate::docs;
 use crate::failure::{Failure, Outcome};
+use crate::fuzz;
 use crate::process;
 use crate::report;
 use crate::schema;
@@ -16,12 +18,14 @@ use crate::workspace::Workspace;
 type Step = (&'static str, fn(&Workspace) -> Outcome<()>);
 
 /// Cheap ones first.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 10] = [
     ("format", format),
     ("places", places::check),
     ("documents", documents::check),
+    ("lock files", locks::check),
     ("dependencies", deps::run),
     ("lints", lints),
+    ("lints of the fuzz targets", fuzz_lints),
     ("rustdoc", rustdoc),
     ("schema", schema::check),
     ("man pages and completions", docs::check),
@@ -51,11 +55,28 @@ fn format(workspace: &Workspace) -> Outcome<()> {
         command
             .current_dir(&workspace.root)
             .args(["fmt", "--all", "--check"]),
-    )
+    )?;
+    let mut command = std::process::Command::new("cargo");
+    process::run(command.current_dir(&workspace.root).args([
+        "fmt",
+        "--check",
+        "--manifest-path",
+        fuzz::MANIFEST,
+    ]))
 }
 
 fn lints(workspace: &Workspace) -> Outcome<()> {
     let mut command = workspace.cargo(["clippy", "--workspace", "--all-targets", "--quiet"]);
+    process::run(command.args(["--", "-D", "warnings"]))
+}
+
+/// The workspace of the fuzz targets. Without libFuzzer itself no C++ compiler is needed, and what
+/// both workspaces depend on has been built by the step before.
+fn fuzz_lints(workspace: &Workspace) -> Outcome<()> {
+    let mut command = workspace.cargo(["clippy", "--no-default-features", "--quiet"]);
+    command
+        .args(["--all-targets", "--manifest-path", fuzz::MANIFEST])
+        .env("CARGO_TARGET_DIR", &workspace.target);
     process::run(command.args(["--", "-D", "warnings"]))
 }
 
