@@ -148,12 +148,16 @@ fn firecracker(command: &mut Command, launch: &Launch<'_>) -> std::io::Result<()
         })]
     });
     let config = serde_json::json!({
-        "boot-source": { "kernel_image_path": launch.kernel, "boot_args": "console=ttyS0" },
+        "boot-source": { "kernel_image_path": launch.kernel, "boot_args": "end=i8042" },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
         "drives": drives,
     });
     let file = launch.scratch.join("firecracker.json");
     std::fs::write(&file, config.to_string())?;
+    // Its own messages would otherwise come before the guest's first byte.
+    let log = launch.scratch.join("firecracker.log");
+    std::fs::write(&log, "")?;
+    command.args(["--level", "Error", "--log-path"]).arg(log);
     command.arg("--no-api").arg("--config-file").arg(file);
     Ok(())
 }

@@ -8,6 +8,9 @@ use super::peer::{Launch, Peer};
 use super::sample::{Samples, row};
 use crate::failure::{Context, Outcome};
 
+/// The first byte of the bench guest.
+const GUEST_SAYS: [u8; 1] = *b"B";
+
 /// One launch: until the first byte on standard output, and until the process has been waited for.
 fn once(peer: &Peer, launch: &Launch<'_>) -> std::io::Result<(Duration, Duration)> {
     let mut command = peer.command(launch)?;
@@ -24,9 +27,10 @@ fn once(peer: &Peer, launch: &Launch<'_>) -> std::io::Result<(Duration, Duration
     output.read_to_end(&mut rest)?;
     let status = child.wait()?;
     let whole = started.elapsed();
-    if got == 0 {
+    if got == 0 || first != GUEST_SAYS {
+        let seen = String::from_utf8_lossy(&first);
         return Err(std::io::Error::other(format!(
-            "{peer} ended without output, {status}"
+            "what comes first is not the guest's: {seen:?}, {status}"
         )));
     }
     Ok((first_byte, whole))
