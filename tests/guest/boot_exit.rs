@@ -12,7 +12,7 @@ rt::entry!(main, "B\n");
 const PATIENCE_MS: u64 = 300;
 
 fn main() {
-    // Firecracker knows no power-off, and is told so on the command line.
+    // Firecracker knows no power-off, and the command line says so.
     if boot_info::option("end") == Some("i8042") {
         power::request_i8042_reset();
     }

@@ -2,7 +2,7 @@
 
 use crate::acpi::Register;
 use crate::clock::Deadline;
-use crate::{acpi, mmio, port, println, service};
+use crate::{acpi, boot_info, mmio, port, println, service};
 
 /// thimble-1's power block: the event selector of the ACPI GED first.
 pub const EVENT_SELECTOR: u64 = 0xc000_0000;
@@ -56,8 +56,12 @@ pub fn request_off() {
     write(acpi::sleep_control().unwrap_or(SLEEP_CONTROL), SLEEP_S5);
 }
 
-/// Powers the machine off.
+/// Powers the machine off. Where the command line says `end=i8042`, as for a VMM that knows no
+/// power-off, by the keyboard controller's reset.
 pub fn off() -> ! {
+    if boot_info::option("end") == Some("i8042") {
+        request_i8042_reset();
+    }
     request_off();
     Deadline::after_ms(PATIENCE_MS).wait();
     println!("FATAL still running {PATIENCE_MS} ms after power off");
