@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use api_socket::config::{
     Checked, Config, KeyPath, LogLevel, MachineVersion, PanicAction, PoweroffAction, Problem,
-    Problems, Reading, RebootAction, Word, check,
+    Problems, Reading, RebootAction, Word, check, quoted,
 };
 use clap::builder::{BoolishValueParser, PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args};
 
 use super::config_file;
 use super::merge::merge;
+use crate::arch::x86_64::cpuid::{CpuError, CpuRequest};
 
 /// The arguments of `thimble run`. Texts with a syntax of their own are kept as typed, so that
 /// all that is wrong with them is reported at once.
@@ -209,22 +210,44 @@ pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effectiv
     let (reading, mut problems) = read_base(args, stdin);
     let (config, origins) = merge(reading.config.clone(), args, &mut problems);
     if reading.readable {
+        let mut found = unknown_features(&config.cpus.features);
         match check(&config) {
-            Ok(checked) if problems.is_empty() => return Ok(Effective::new(config, checked)),
-            Ok(_) => {}
-            Err(found) => {
-                let named = found
-                    .into_iter()
-                    .map(|problem| origins.name(problem))
-                    .collect();
-                reading
-                    .locate(named)
-                    .into_iter()
-                    .for_each(|problem| problems.add(problem));
+            Ok(checked) if problems.is_empty() && found.is_empty() => {
+                return Ok(Effective::new(config, checked));
             }
+            Ok(_) => {}
+            Err(broken) => found.extend(broken),
         }
+        let named = found
+            .into_iter()
+            .map(|problem| origins.name(problem))
+            .collect();
+        reading
+            .locate(named)
+            .into_iter()
+            .for_each(|problem| problems.add(problem));
     }
     Err(ConfigErrors(problems.into_vec()))
+}
+
+/// The features that no processor has; what else is wrong with the text, the check says.
+fn unknown_features(features: &str) -> Vec<Problem> {
+    let errors = CpuRequest::parse(features).err().unwrap_or_default();
+    let unknown = errors.into_iter().filter_map(|error| match error {
+        CpuError::Unknown { name, near } => Some((name, near)),
+        _ => None,
+    });
+    unknown
+        .map(|(name, near)| Problem {
+            path: KeyPath::from("cpus").key("features"),
+            what: format!("there is no CPU feature {}", quoted(&name)),
+            other: None,
+            remedy: match near.as_slice() {
+                [] => "correct the name or leave it out".to_owned(),
+                near => format!("did you mean {}?", near.join(" or ")),
+            },
+        })
+        .collect()
 }
 
 /// The configuration under the flags, and what is wrong with its file.

@@ -467,6 +467,20 @@ fn a_file_that_is_no_configuration_is_named() {
     }
 }
 
+#[test]
+fn a_cpu_feature_that_does_not_exist_is_a_problem_among_others() {
+    let found = problems(&["--cpu", "host,+warp-drive,-avx3", "--cpus", "99"]);
+    let starts = [
+        "--cpu: there is no CPU feature \"warp-drive\"; ",
+        "--cpu: there is no CPU feature \"avx3\"; did you mean avx",
+        "--cpus: 99 CPUs",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:?}");
+    for (problem, start) in found.iter().zip(starts) {
+        assert!(problem.starts_with(start), "{problem} / {start}");
+    }
+}
+
 /// One wrong word does not hide what else is wrong.
 #[test]
 fn wrong_words_are_problems_among_others() {
