@@ -162,7 +162,7 @@ impl Targets {
 
     /// Runs targets, as many at a time as there are processors, each to its end.
     fn run(&self, names: &[String], seconds: u32) -> Vec<Outcome<Figures>> {
-        let waiting = Mutex::new(names.iter().rev());
+        let waiting = Mutex::new(names.iter());
         let findings = Mutex::new(Vec::new());
         let jobs = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
