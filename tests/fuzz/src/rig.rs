@@ -41,7 +41,7 @@ pub enum Kind {
 pub const KINDS: [Kind; 3] = [Kind::Blk, Kind::Rng, Kind::ReadOnlyBlk];
 
 /// One I/O thread for all inputs: it must survive them all.
-fn io() -> &'static IoThread {
+pub fn io() -> &'static IoThread {
     static IO: OnceLock<IoThread> = OnceLock::new();
     IO.get_or_init(|| IoThread::spawn().expect("a thread"))
 }
