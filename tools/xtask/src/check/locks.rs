@@ -1,28 +1,36 @@
-//! The two lock files agree: what the workspace of the fuzz targets builds is what ships, so a
-//! package that both hold is in the same version in both.
+//! The two lock files agree: what the workspace of the fuzz targets builds is what ships, so its
+//! lock file knows all that our crates depend on, and a package that both hold is in the same
+//! version in both.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use crate::failure::{Context, Failure, Outcome};
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, metadata};
 
 /// The lock file of what ships, and the other.
 const LOCKS: [&str; 2] = ["Cargo.lock", "tests/fuzz/Cargo.lock"];
+
+/// What makes the second anew from the first.
+const REMEDY: &str = "cp Cargo.lock tests/fuzz/ && \
+                      cargo update --workspace --manifest-path tests/fuzz/Cargo.toml";
 
 /// Compares them.
 pub(super) fn check(workspace: &Workspace) -> Outcome<()> {
     let [shipped, fuzzed] = LOCKS;
     let read = |name: &str| fs::read_to_string(workspace.root.join(name)).context(name);
     let strays = strays(&read(shipped)?, &read(fuzzed)?);
-    if strays.is_empty() {
-        return Ok(());
+    if !strays.is_empty() {
+        let strays = strays.join(", ");
+        return Err(Failure::new(format!(
+            "{fuzzed} has other versions than {shipped}: {strays}; {REMEDY}"
+        )));
     }
-    Err(Failure::new(format!(
-        "{fuzzed} has other versions than {shipped}: {}; copy {shipped} over it and run \
-         `cargo update --workspace` in its directory",
-        strays.join(", ")
-    )))
+    // Refuses a lock file that lacks something.
+    let answer = metadata(&workspace.root.join("tests/fuzz"), &[]);
+    answer.map(drop).map_err(|failure| {
+        Failure::new(format!("{failure}\n{fuzzed} may lack something: {REMEDY}"))
+    })
 }
 
 /// The packages of `fuzzed` that `shipped` has in other versions only.
