@@ -42,7 +42,7 @@ fn request(ram: &Sparse, source: &mut Source<'_>, number: u64) -> Vec<Buffer> {
     let write = |at, bytes: &[u8]| {
         ram.memory
             .write_slice(bytes, GuestAddress(at))
-            .expect("in memory")
+            .expect("in memory");
     };
     write(at, &header);
     let mut chain = match source.u8() % 8 {

@@ -94,7 +94,7 @@ fn set_up(source: &mut Source<'_>, ram: &Sparse, queue: &mut DriverQueue) {
     let write = |at, raw: [u8; 16]| {
         ram.memory
             .write_slice(&raw, GuestAddress(at))
-            .expect("in memory")
+            .expect("in memory");
     };
     for index in 0..SIZE {
         // Mostly a chain of readable, then writable buffers, in order.
