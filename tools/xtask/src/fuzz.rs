@@ -49,7 +49,7 @@ const INPUT_LIMIT: u32 = 10;
 /// Bytes of the largest input that is made. Each is a choice, and no target needs more of them.
 const INPUT_BYTES: u32 = 1024;
 /// Lines of a failed target's log that are shown.
-const TAIL: usize = 40;
+const SHOWN: usize = 40;
 
 /// Seeds that are kept of a target, and bytes of the largest of them.
 const SEEDS: usize = 6;
@@ -198,11 +198,9 @@ impl Targets {
         if status.success() {
             return Ok(Figures::of(&log));
         }
-        let lines: Vec<&str> = log.lines().collect();
-        let tail = lines.get(lines.len().saturating_sub(TAIL)..);
         Err(Failure::new(format!(
             "{status}\n{}\nthe input is in {DIRECTORY}/artifacts; run {} with it",
-            tail.unwrap_or_default().join("\n"),
+            cause(&log),
             self.binaries.join(name).display()
         )))
     }
@@ -300,6 +298,16 @@ impl Figures {
     }
 }
 
+/// The part of a failed target's log that says why: from the panic on, if there was one, or else
+/// the end.
+fn cause(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let panic = lines.iter().position(|line| line.contains("panicked at"));
+    let from = panic.unwrap_or(lines.len().saturating_sub(SHOWN));
+    let shown = lines.iter().skip(from).take(SHOWN);
+    shown.copied().collect::<Vec<_>>().join("\n")
+}
+
 /// The names of the targets: the files in `directory`.
 fn names(directory: &Path) -> Outcome<Vec<String>> {
     let mut names = Vec::new();
@@ -330,5 +338,12 @@ mod tests {
         } = Figures::of(log);
         assert_eq!((&*executions, &*coverage), ("57941", "686"));
         assert_eq!(Figures::of("").coverage, "?");
+    }
+
+    #[test]
+    fn a_panic_is_shown_from_its_first_line_and_a_timeout_by_the_end() {
+        let log = |cause: &str| format!("{}{cause}\n{}", "new\n".repeat(50), "frame\n".repeat(60));
+        assert!(cause(&log("thread 'x' panicked at y")).starts_with("thread 'x' panicked"));
+        assert_eq!(cause(&log("ALARM")).lines().count(), SHOWN);
     }
 }
