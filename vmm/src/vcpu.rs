@@ -13,8 +13,10 @@
 //!    thread, sets kvm_run's `immediate_exit`, and the entry returns EINTR at once.
 //! 4. If it arrives in the guest, KVM returns EINTR.
 //!
-//! After 3 and 4 the loop is back at 1. The flag is cleared only when a vCPU is taken to run, which
-//! comes after `stop` was cleared and before the first look, so no request is wiped out.
+//! After 3 and 4 the loop is back at 1. The flag is cleared when a vCPU is taken to run, and after
+//! each EINTR, always before the next look: whoever set it had set `stop` before, so no request is
+//! wiped out. It cannot stay set either: a signal that comes late, when its request has been met
+//! and the vCPU runs again, costs one EINTR.
 #![expect(
     unsafe_code,
     reason = "the kick's signal handler writes to the kvm_run page"
@@ -248,6 +250,11 @@ fn run_until_stopped(vcpu: &mut VcpuHandle, context: &VcpuContext, counters: &Ex
     while !context.stop.load(Ordering::Acquire) {
         let index = vcpu.index();
         let fault = match vcpu.run() {
+            Ok(Exit::Interrupted) => {
+                count(&counters.interrupted);
+                vcpu.set_immediate_exit(false);
+                continue;
+            }
             Ok(exit) => match serve(exit, context, counters) {
                 None => continue,
                 Some(fault) => fault,
@@ -281,7 +288,8 @@ fn serve(exit: Exit<'_>, context: &VcpuContext, counters: &ExitCounters) -> Opti
                 count(&counters.unclaimed);
             }
         }
-        Exit::Interrupted => count(&counters.interrupted),
+        // The caller's.
+        Exit::Interrupted => {}
         Exit::Shutdown => return Some(VcpuFault::TripleFault),
         Exit::Halt => return Some(VcpuFault::Halted),
         Exit::InternalError(error) => return Some(VcpuFault::Internal(error)),

@@ -6,3 +6,4 @@ mod clients;
 mod control;
 mod disk;
 mod hostile;
+mod kick;
