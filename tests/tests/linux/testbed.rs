@@ -6,6 +6,9 @@ use std::time::Duration;
 use harness::host::Host;
 use harness::{skip, testbed};
 
+/// How long a script may take.
+const LIMIT: Duration = Duration::from_secs(60);
+
 #[test]
 fn scripts_run_and_their_status_comes_back() {
     let Some(mut host) = Host::acquire() else {
@@ -76,4 +79,23 @@ fn a_machine_that_does_not_answer_is_described() {
     for text in ["so far", "---- console", "---- registers", "RIP="] {
         assert!(said.contains(text), "no {text:?} in: {said}");
     }
+}
+
+/// KVM in a machine with a rough idea of its clock gives guests no TSC of their own: the offset is
+/// 0, and every timer of theirs comes late by as long as the machine is up.
+#[test]
+fn guests_have_a_clock_of_their_own() {
+    if let Err(reason) = testbed::possible() {
+        skip::note(&reason);
+        return;
+    }
+    let script = "cd /tmp && mount -t debugfs debugfs /sys/kernel/debug
+        /disk/thimble run --paused --daemonize --serial null --control /tmp/control.sock || exit 1
+        cat /sys/kernel/debug/kvm/*/vcpu0/tsc-offset
+        /disk/thimble qmp /tmp/control.sock quit > /dev/null
+        umount /sys/kernel/debug";
+    let reply = testbed::take().machine().run(script, LIMIT);
+    assert_eq!(reply.status, 0, "{}", reply.text());
+    let offset: i64 = reply.text().trim().parse().unwrap();
+    assert!(offset < 0, "the TSC's offset is {offset}");
 }

@@ -42,14 +42,15 @@ const GUEST_MODULES: [&str; 14] = [
     "pvpanic-mmio",
 ];
 
-/// What the outer machine loads at boot.
+/// What the outer machine loads at boot. KVM last: it waits for the clock, and the disks and the
+/// port appear meanwhile.
 const TESTBED_MODULES: [&str; 6] = [
-    "irqbypass",
-    "kvm",
-    "kvm-amd",
     "virtio_pci",
     "virtio_console",
     "virtio_blk",
+    "irqbypass",
+    "kvm",
+    "kvm-amd",
 ];
 
 /// What a test in the outer machine may load by name (`load tun`).
