@@ -153,6 +153,15 @@ impl Drop for SocketFiles {
     }
 }
 
+impl SocketFiles {
+    /// Has `path`, a socket this process made, removed.
+    pub fn add(&mut self, path: &Path) {
+        // A relative path means something else after the daemon's chdir.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        self.0.push(path);
+    }
+}
+
 /// Listens on the control sockets.
 ///
 /// # Errors
@@ -163,11 +172,7 @@ pub fn control(config: &Checked) -> Result<ControlSockets, LaunchError> {
         match control {
             CheckedControl::Path(path) => {
                 sockets.listeners.push(Listener::bind(path)?);
-                // A relative path means something else after the daemon's chdir.
-                sockets
-                    .files
-                    .0
-                    .push(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+                sockets.files.add(path);
             }
             CheckedControl::Fd(fd) => {
                 let socket = inherited(*fd).ok_or(LaunchError::InheritedControl { fd: *fd })?;

@@ -60,10 +60,13 @@ fn machine(config: Checked, readiness: Option<Readiness>) -> Result<ExitStatus, 
     // Before the first thread, so that every thread has them blocked.
     let signals = Signals::block()?;
     let pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;
-    let control = launch::control(&config)?;
+    let mut control = launch::control(&config)?;
     let boot = launch::boot_source(&config)?;
     let disks = launch::disks(&config)?;
     let (chardev, terminal) = console(&config)?;
+    if let CheckedSerial::Socket(path) = &config.serial {
+        control.files.add(path);
+    }
 
     let policy = policy(&config);
     let paused = config.paused;
