@@ -35,6 +35,8 @@ guests! {
     HOSTILE_RING = "hostile_ring";
     /// Patterns at all ends of memory.
     MEMTEST = "memtest";
+    /// Does what lines typed at it say; [`crate::obey`] is the other end.
+    OBEY = "obey";
     /// A crash told to pvpanic.
     PANIC = "panic";
     /// Several resets, then power off.

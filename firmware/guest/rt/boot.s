@@ -36,7 +36,7 @@
 .set EFER_LME, 0x100
 .set USER_RFLAGS, 0x2                    # IOPL 0: PVM keeps no other; the TSS's map opens the ports
 .set RFLAGS_IF, 0x200
-.set SERVICES, 7
+.set SERVICES, 8
 .set COM1, 0x3f8
 .set APIC_EOI, 0xfee000b0
 
@@ -358,11 +358,16 @@ drop_idt:
     lidt [null_idt_pointer]
     iretq
 
+load_float:                         # a = an address
+    fld qword ptr [rsi]
+    fstp st(0)
+    iretq
+
 .section .rodata, "a"
 .balign 8
 services:                           # the order is rt::service::Service's
     .quad wait_unless_interrupted, stop, read_msr, write_msr
-    .quad enable_interrupts, flush_tlb, drop_idt
+    .quad enable_interrupts, flush_tlb, drop_idt, load_float
 
 .section .data, "aw"
 .balign 8

@@ -11,6 +11,8 @@ static BOOT_DATA: AtomicU64 = AtomicU64::new(0);
 static IS_LINUX: AtomicBool = AtomicBool::new(false);
 
 // Fields of hvm_start_info.
+const PVH_MODULES: u64 = 12;
+const PVH_MODULE_LIST: u64 = 16;
 const PVH_COMMAND_LINE: u64 = 24;
 const PVH_RSDP: u64 = 32;
 const PVH_MAP: u64 = 40;
@@ -19,6 +21,8 @@ const PVH_MAP_ENTRY_SIZE: u64 = 24;
 
 // Fields of boot_params.
 const LINUX_RSDP: u64 = 0x70;
+const LINUX_INITRD: u64 = 0x218;
+const LINUX_INITRD_SIZE: u64 = 0x21c;
 const LINUX_MAP_ENTRIES: u64 = 0x1e8;
 const LINUX_COMMAND_LINE: u64 = 0x228;
 const LINUX_MAP: u64 = 0x2d0;
@@ -86,6 +90,23 @@ pub fn memory_map() -> impl Iterator<Item = MemoryRange> {
 pub fn rsdp() -> Option<u64> {
     let address = field(PVH_RSDP, LINUX_RSDP);
     (address != 0).then_some(address)
+}
+
+/// Address and length of the initial RAM disk, if there is one. PVH hands it over as its first
+/// module.
+pub fn initrd() -> Option<(u64, u64)> {
+    let data = BOOT_DATA.load(Relaxed);
+    let (address, length) = if IS_LINUX.load(Relaxed) {
+        let address: u32 = memory::read(data + LINUX_INITRD);
+        let length: u32 = memory::read(data + LINUX_INITRD_SIZE);
+        (u64::from(address), u64::from(length))
+    } else if memory::read::<u32>(data + PVH_MODULES) != 0 {
+        let list: u64 = memory::read(data + PVH_MODULE_LIST);
+        (memory::read(list), memory::read(list + 8))
+    } else {
+        (0, 0)
+    };
+    (length != 0).then_some((address, length))
 }
 
 /// The command line; empty if there is none, or if it is not UTF-8.

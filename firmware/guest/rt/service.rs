@@ -10,6 +10,7 @@ enum Service {
     EnableInterrupts,
     FlushTlb,
     DropIdt,
+    LoadFloat,
 }
 
 unsafe extern "C" {
@@ -65,4 +66,10 @@ pub fn triple_fault() -> ! {
         // No IDT, so this exception has no handler, and neither has the one about that.
         call(Service::Stop, 0, 0);
     }
+}
+
+/// Loads an x87 number from a device register: an instruction that no KVM emulates, so that the
+/// guest cannot go on.
+pub fn load_float(register: u64) {
+    call(Service::LoadFloat, register, 0);
 }
