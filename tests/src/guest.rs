@@ -3,14 +3,15 @@
 //! A [`Guest`] that goes out of scope takes its process along. If that happens because its test
 //! fails, everything it said is printed, and kept in its directory.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Signal, pidfd_send_signal};
 use tempfile::TempDir;
 
 use crate::built;
@@ -48,17 +49,46 @@ impl Launch {
     #[must_use]
     #[track_caller]
     pub fn new() -> Self {
-        let directory = match tempfile::Builder::new().prefix("thimble-test-").tempdir() {
+        Self::under(&[])
+    }
+
+    /// The same, started by another program, which must become it: `setpriv --reuid 65534`.
+    ///
+    /// # Panics
+    /// As [`Launch::new`].
+    #[must_use]
+    #[track_caller]
+    pub fn under(wrapper: &[&str]) -> Self {
+        // /tmp may be a tmpfs, and images are opened with O_DIRECT. Deep in the target directory,
+        // paths would be too long for sockets.
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("thimble-test-");
+        let directory = match builder
+            .tempdir_in("/var/tmp")
+            .or_else(|_| builder.tempdir())
+        {
             Ok(directory) => directory,
             Err(error) => panic!("a directory for a guest: {error}"),
         };
-        let mut command = Command::new(built::thimble());
-        command.arg("run").current_dir(directory.path());
+        let mut line = wrapper.iter().map(OsString::from).collect::<Vec<_>>();
+        line.extend([built::thimble().into_os_string(), "run".into()]);
+        let mut command = Command::new(line.remove(0));
+        command.args(line).current_dir(directory.path());
         Self {
             command,
             directory,
             control: None,
         }
+    }
+
+    /// Boots one of [`crate::guests`].
+    #[must_use]
+    pub fn kernel(self, image: impl AsRef<Path>, cmdline: &str) -> Self {
+        let with_kernel = self.arg("--kernel").arg(image.as_ref());
+        if cmdline.is_empty() {
+            return with_kernel;
+        }
+        with_kernel.args(["--cmdline", cmdline])
     }
 
     /// Adds an argument.
@@ -84,6 +114,25 @@ impl Launch {
         self
     }
 
+    /// Adds a disk of `size` zero bytes, none of which take up space, and names its file.
+    ///
+    /// # Panics
+    /// If the file cannot be made.
+    #[must_use]
+    #[track_caller]
+    pub fn empty_disk(self, name: &str, size: u64, options: &str) -> Self {
+        let launch = self.disk(name, &[], options);
+        let path = launch.path(name);
+        let grown = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(size));
+        if let Err(error) = grown {
+            panic!("{}: {error}", path.display());
+        }
+        launch
+    }
+
     /// Adds a disk of `content` and names its file.
     ///
     /// # Panics
@@ -107,22 +156,29 @@ impl Launch {
         self.directory.path().join(name)
     }
 
-    /// Starts it.
+    /// Starts it, its console on pipes.
     ///
     /// # Panics
     /// If it cannot be started at all; how it fares after that is for the test to ask.
     #[must_use]
     #[track_caller]
-    pub fn start(mut self) -> Guest {
+    pub fn start(self) -> Guest {
+        self.start_on(Stdio::piped(), Stdio::piped())
+    }
+
+    /// Starts it with its standard input and output somewhere else.
+    ///
+    /// # Panics
+    /// As [`Launch::start`].
+    #[must_use]
+    #[track_caller]
+    pub fn start_on(mut self, stdin: Stdio, stdout: Stdio) -> Guest {
         let log = self.path("stderr.log");
         let stderr = match File::create(&log) {
             Ok(file) => file,
             Err(error) => panic!("{}: {error}", log.display()),
         };
-        self.command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
+        self.command.stdin(stdin).stdout(stdout).stderr(stderr);
         let mut child = match self.command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("{:?}: {error}", self.command),
@@ -131,10 +187,14 @@ impl Launch {
             Ok(exit) => exit,
             Err(error) => panic!("pidfd of {:?}: {error}", self.command),
         };
+        let line = format!("{:?}", self.command);
+        // Descriptors given for standard streams are closed here, so that their other ends see
+        // the process's own end.
+        drop(self.command);
         Guest {
-            line: format!("{:?}", self.command),
-            stdin: child.stdin.take(),
-            stdout: child.stdout.take(),
+            line,
+            stdin: child.stdin.take().map(OwnedFd::from).map(File::from),
+            stdout: child.stdout.take().map(OwnedFd::from),
             child,
             exit,
             directory: Some(self.directory),
@@ -158,8 +218,8 @@ pub struct Guest {
     line: String,
     child: Child,
     exit: OwnedFd,
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
+    stdin: Option<File>,
+    stdout: Option<OwnedFd>,
     directory: Option<TempDir>,
     control: Option<PathBuf>,
     log: PathBuf,
@@ -173,6 +233,17 @@ impl Guest {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends the process a signal.
+    ///
+    /// # Panics
+    /// If that is not possible.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        if let Err(error) = pidfd_send_signal(&self.exit, signal) {
+            panic!("{signal:?}: {error}");
+        }
     }
 
     /// A path in the guest's directory.
@@ -228,6 +299,28 @@ impl Guest {
             Some(Err(error)) => panic!("typing {bytes:?}: {error}"),
             None => panic!("typing {bytes:?}: the console was hung up"),
         }
+    }
+
+    /// Has the console somewhere else from now on: at a terminal's or socket's other end. What was
+    /// read so far is forgotten.
+    ///
+    /// # Panics
+    /// If this process is out of descriptors.
+    #[track_caller]
+    pub fn attach(&mut self, console: OwnedFd) {
+        match console.try_clone() {
+            Ok(copy) => self.stdin = Some(File::from(copy)),
+            Err(error) => panic!("a copy of the console: {error}"),
+        }
+        self.stdout = Some(console);
+        self.console.clear();
+        self.seen = 0;
+    }
+
+    /// Closes the console altogether, as whoever read it does by going away.
+    pub fn detach(&mut self) {
+        self.stdin = None;
+        self.stdout = None;
     }
 
     /// Closes the console's input, as a terminal that goes away does.
@@ -295,6 +388,28 @@ impl Guest {
         }
     }
 
+    /// Waits until the launcher has said `text` on its standard error.
+    ///
+    /// # Panics
+    /// If it ends, or [`LIMIT`] passes, without it.
+    #[track_caller]
+    pub fn expect_stderr(&mut self, text: &str) -> String {
+        let deadline = Deadline::after(LIMIT);
+        // Nothing announces a line in a file. What is waited on meanwhile is the one thing after
+        // which there will be none: the end of the process.
+        let pause = Duration::from_millis(2);
+        loop {
+            let ended = wait::readable([self.exit.as_fd()], Deadline::after(pause));
+            let said = self.stderr();
+            if said.contains(text) {
+                return said;
+            }
+            if !matches!(ended, Ok([false])) || deadline.left().is_zero() {
+                panic!("standard error does not say {text:?}");
+            }
+        }
+    }
+
     /// What the launcher itself said so far.
     #[must_use]
     pub fn stderr(&self) -> String {
@@ -313,6 +428,8 @@ impl Guest {
         }
         let more = match wait::read_some(stdout, &mut self.console) {
             Ok(more) => more,
+            // A terminal's last user has gone.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => false,
             Err(error) => panic!("the console: {error}"),
         };
         if !more {

@@ -15,6 +15,7 @@ pub mod guests;
 pub mod host;
 pub mod image;
 pub mod linux;
+pub mod obey;
 pub mod skip;
 pub mod testbed;
 pub mod wait;

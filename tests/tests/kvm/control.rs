@@ -1,6 +1,5 @@
-//! The control socket of a running guest.
+//! The control socket and the built-in guest: what the README's reader tries.
 
-use api_socket::qmp::error::ErrorClass;
 use harness::guest::{Guest, Launch, status};
 use harness::skip;
 use serde_json::{Value, json};
@@ -16,17 +15,6 @@ fn ready() -> Guest {
 }
 
 #[test]
-fn it_greets_as_qmp_does() {
-    if skip::without_kvm() {
-        return;
-    }
-    let mut guest = ready();
-    let client = guest.client();
-    let version = &client.greeting()["QMP"]["version"]["qemu"];
-    assert!(version["major"].is_u64(), "{}", client.greeting());
-}
-
-#[test]
 fn stop_and_cont_tell_their_events_to_every_client() {
     if skip::without_kvm() {
         return;
@@ -36,13 +24,10 @@ fn stop_and_cont_tell_their_events_to_every_client() {
     let mut other = guest.client();
     one.execute("stop", Value::Null);
     other.expect_event("STOP");
-    assert_eq!(
-        other.execute("query-status", Value::Null)["status"],
-        "paused"
-    );
+    assert_eq!(crate::state(&mut guest), "paused");
     other.execute("cont", Value::Null);
     one.expect_event("RESUME");
-    assert_eq!(one.execute("query-status", Value::Null)["running"], true);
+    assert_eq!(crate::state(&mut guest), "running");
 }
 
 #[test]
@@ -52,10 +37,11 @@ fn a_guest_started_paused_says_nothing_until_cont() {
     }
     let mut guest = Launch::new().control().arg("--paused").start();
     let mut client = guest.client();
-    assert_eq!(
-        client.execute("query-status", Value::Null)["status"],
-        "prelaunch"
-    );
+    assert_eq!(crate::state(&mut guest), "prelaunch");
+    let counters = client.execute("x-thimble-query-counters", Value::Null);
+    for counter in counters[0]["counters"].as_array().unwrap() {
+        assert_eq!(counter["value"], 0, "{counters}");
+    }
     client.execute("cont", Value::Null);
     guest.expect(PROMPT);
 }
@@ -69,62 +55,36 @@ fn the_power_button_ends_the_guest() {
     let mut client = guest.client();
     client.execute("system_powerdown", Value::Null);
     client.expect_event("POWERDOWN");
-    let shutdown = client.expect_event("SHUTDOWN");
-    assert_eq!(shutdown.data["guest"], true, "{shutdown:?}");
+    guest.expect("power button pressed");
+    let shutdown = client.expect_event("SHUTDOWN").data;
+    assert_eq!(shutdown, json!({"guest": true, "reason": "guest-shutdown"}));
     guest.expect_exit(status::CLEAN);
 }
 
 #[test]
-fn system_reset_starts_the_guest_again() {
+fn a_button_pressed_while_it_is_stopped_counts_when_it_goes_on() {
     if skip::without_kvm() {
         return;
     }
     let mut guest = ready();
     let mut client = guest.client();
-    client.execute("system_reset", Value::Null);
-    let reset = client.expect_event("RESET");
-    assert_eq!(reset.data["reason"], "host-qmp-system-reset", "{reset:?}");
-    guest.expect(PROMPT);
-}
-
-#[test]
-fn quit_ends_the_process() {
-    if skip::without_kvm() {
-        return;
-    }
-    let mut guest = ready();
-    let mut client = guest.client();
-    client.execute("quit", Value::Null);
-    let shutdown = client.expect_event("SHUTDOWN");
-    assert_eq!(shutdown.data["reason"], "host-qmp-quit", "{shutdown:?}");
+    client.execute("stop", Value::Null);
+    client.execute("system_powerdown", Value::Null);
+    assert_eq!(crate::state(&mut guest), "paused");
+    client.execute("cont", Value::Null);
     guest.expect_exit(status::CLEAN);
 }
 
 #[test]
-fn an_unknown_command_is_refused_by_name() {
+fn the_generation_id_is_the_one_the_guest_sees() {
     if skip::without_kvm() {
         return;
     }
-    let mut guest = ready();
-    let refusal = guest
+    let mut guest = Launch::new().control().start();
+    let seen = guest.expect(PROMPT);
+    let told = guest
         .client()
-        .try_execute("no-such-command", json!({}))
-        .unwrap_err();
-    assert_eq!(refusal.class, ErrorClass::CommandNotFound);
-    assert!(refusal.desc.contains("no-such-command"), "{}", refusal.desc);
-}
-
-#[test]
-fn the_socket_is_its_owners_alone_and_goes_with_the_process() {
-    use std::os::unix::fs::PermissionsExt;
-    if skip::without_kvm() {
-        return;
-    }
-    let mut guest = ready();
-    let path = guest.path("control.sock");
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    guest.type_line("poweroff");
-    guest.expect_exit(status::CLEAN);
-    assert!(!path.exists(), "the socket outlived its process");
+        .execute("query-vm-generation-id", Value::Null);
+    let guid = told["guid"].as_str().unwrap();
+    assert!(seen.contains(guid), "{guid} in {seen}");
 }

@@ -1,11 +1,11 @@
-//! Broken input from outside: each gives an error that names the thing, and an exit status.
+//! A broken command line or configuration: everything that is wrong is named at once, and the
+//! exit status is 2.
 
 use harness::guest::{Launch, status};
-use harness::skip;
 
-/// Starts with `arguments`, wants the exit status and a mention of each text on stderr.
+/// Starts, wants the exit status and a mention of each text on stderr, and no panic.
 #[track_caller]
-fn refused(launch: Launch, code: i32, mentions: &[&str]) {
+pub(crate) fn refused(launch: Launch, code: i32, mentions: &[&str]) {
     let mut guest = launch.start();
     guest.expect_exit(code);
     let said = guest.stderr();
@@ -13,68 +13,104 @@ fn refused(launch: Launch, code: i32, mentions: &[&str]) {
         assert!(said.contains(text), "no mention of {text:?} in: {said}");
     }
     assert!(!said.contains("panicked"), "{said}");
+    assert!(said.len() < 20_000, "{} bytes of complaint", said.len());
 }
 
-#[test]
-fn a_kernel_that_is_not_there() {
-    refused(
-        Launch::new().args(["--kernel", "absent"]),
-        status::FAILED,
-        &["absent"],
-    );
-}
-
-#[test]
-fn a_kernel_that_is_a_directory() {
-    refused(
-        Launch::new().args(["--kernel", "."]),
-        status::FAILED,
-        &["directory"],
-    );
-}
-
-#[test]
-fn a_kernel_that_is_empty_or_rubbish() {
-    if skip::without_kvm() {
-        return;
-    }
-    for content in [&b""[..], b"rubbish", &[0xFF; 4096]] {
-        let launch = Launch::new();
-        let path = launch.path("kernel");
-        std::fs::write(&path, content).unwrap();
-        refused(
-            launch.arg("--kernel").arg(path),
-            status::FAILED,
-            &["kernel"],
-        );
-    }
-}
-
-#[test]
-fn a_disk_that_is_not_there() {
-    refused(
-        Launch::new().args(["--disk", "path=absent"]),
-        status::FAILED,
-        &["absent"],
-    );
+/// A configuration file of `content`.
+#[track_caller]
+fn configuration(content: &[u8], mentions: &[&str]) {
+    let launch = Launch::new();
+    let path = launch.path("config.json");
+    std::fs::write(&path, content).unwrap();
+    refused(launch.arg("--config").arg(path), status::USAGE, mentions);
 }
 
 #[test]
 fn a_configuration_that_is_cut_short() {
+    configuration(b"{\"memory\": ", &["config.json", "line 1"]);
+}
+
+#[test]
+fn a_configuration_that_is_none() {
+    configuration(b"", &["config.json", "empty"]);
+    configuration(b"\xff\xfe\x00", &["config.json"]);
+    configuration(b"[1, 2]", &["config.json"]);
+    configuration(&b"[".repeat(100_000), &["config.json"]);
+    configuration(&b" ".repeat(2 << 20), &["config.json", "longer"]);
+    configuration(br#"{"memory": {"size": "12 parsecs"}}"#, &["memory.size"]);
+    configuration(br#"{"speed": 1, "speed": 2}"#, &["speed"]);
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read() {
+    for (path, why) in [
+        ("absent.json", "No such file"),
+        (".", "directory"),
+        ("/dev/zero", "longer"),
+    ] {
+        refused(
+            Launch::new().args(["--config", path]),
+            status::USAGE,
+            &[path, why],
+        );
+    }
     let launch = Launch::new();
-    let path = launch.path("config.json");
-    std::fs::write(&path, b"{\"memory\": ").unwrap();
+    let fifo = launch.path("fifo.json");
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+    // Nobody writes to it.
     refused(
-        launch.arg("--config").arg(path),
+        launch.arg("--config").arg(fifo),
         status::USAGE,
-        &["config.json"],
+        &["fifo.json"],
     );
 }
 
 #[test]
 fn every_problem_of_a_configuration_is_named_at_once() {
-    let launch = Launch::new().args(["--memory", "3", "--cpus", "0"]);
-    refused(launch, status::USAGE, &["memory", "cpus"]);
+    let launch = Launch::new().args(["--memory", "3", "--cpus", "0", "--machine", "other"]);
+    refused(launch, status::USAGE, &["memory", "cpus", "machine"]);
+    let launch = Launch::new();
+    let path = launch.path("config.json");
+    let content = br#"{"nonsense": 1, "disks": [{"path": "a", "cache": "warm"}], "uuid": "x"}"#;
+    std::fs::write(&path, content).unwrap();
+    let launch = launch.arg("--config").arg(path).args([
+        "--on-panic",
+        "dance",
+        "--serial",
+        "tty",
+        "--disk",
+        "serial=1",
+    ]);
+    let all = [
+        "nonsense",
+        "disks[0].cache",
+        "uuid",
+        "--on-panic",
+        "--serial",
+        "--disk[0].path",
+    ];
+    refused(launch, status::USAGE, &all);
+}
+
+#[test]
+fn settings_at_odds_with_each_other() {
+    refused(
+        Launch::new().args(["--disk", "same.img", "--serial", "file=same.img"]),
+        status::USAGE,
+        &["same file"],
+    );
+    refused(
+        Launch::new().args(["--disk", "a,id=x", "--disk", "b,id=x"]),
+        status::USAGE,
+        &["id"],
+    );
+    refused(
+        Launch::new().args(["--initrd", "only"]),
+        status::USAGE,
+        &["kernel"],
+    );
 }
 
 #[test]
@@ -84,4 +120,22 @@ fn an_unknown_flag() {
         status::USAGE,
         &["--no-such-flag"],
     );
+}
+
+#[test]
+fn what_was_dumped_is_taken_again() {
+    let launch = Launch::new()
+        .args(["--memory", "64", "--disk", "a.img,cache=none", "--rng"])
+        .arg("--dump-config");
+    let mut first = launch.start();
+    let dumped = first.expect_exit(status::CLEAN);
+    let launch = Launch::new();
+    let path = launch.path("config.json");
+    std::fs::write(&path, &dumped).unwrap();
+    let mut second = launch
+        .arg("--config")
+        .arg(path)
+        .arg("--dump-config")
+        .start();
+    assert_eq!(second.expect_exit(status::CLEAN), dumped);
 }
