@@ -18,6 +18,7 @@ mod control_sockets;
 mod control_transcript;
 mod daemonize;
 mod disk;
+mod disk_block_device;
 mod disk_failures;
 mod disk_locks;
 mod dump;
