@@ -22,9 +22,10 @@ use crate::wait::{self, Deadline};
 const MEMORY: &str = "3072";
 
 /// The outer kernel's command line. `nohz=off highres=off` keeps a periodic tick, without which
-/// the one CPU was once seen to sleep for ever.
-const APPEND: &str = "console=ttyS0 mitigations=off nokaslr quiet nohz=off highres=off reboot=t \
-                      panic=-1";
+/// the one CPU was once seen to sleep for ever. `no_timer_check` keeps the kernel from panicking
+/// because QEMU did not get a core for the time of ten ticks.
+const APPEND: &str = "console=ttyS0 mitigations=off nokaslr quiet nohz=off highres=off \
+                      no_timer_check reboot=t panic=-1";
 
 /// A booted machine.
 pub struct Machine {
