@@ -25,6 +25,13 @@ pub fn guests() -> PathBuf {
     std::env::var_os("THIMBLE_GUESTS").map_or_else(|| target_dir().join("guest"), PathBuf::from)
 }
 
+/// What `cargo xtask kernel` built, if it did.
+#[must_use]
+pub fn microvm_kernel() -> Option<PathBuf> {
+    let path = target_dir().join("kernel/vmlinux");
+    path.is_file().then_some(path)
+}
+
 /// Cargo's target directory.
 #[must_use]
 pub fn target_dir() -> PathBuf {

@@ -17,6 +17,8 @@ pub struct Boot {
     arguments: String,
     /// Texts on the console and what the host does at each; see [`Boot::when`].
     reactions: Vec<(String, String)>,
+    /// Whether a control client is there from before the guest's first instruction.
+    events: bool,
     command: String,
 }
 
@@ -42,6 +44,7 @@ impl Boot {
             on_reboot: "shutdown",
             arguments: String::new(),
             reactions: Vec::new(),
+            events: false,
             command: command.to_owned(),
         }
     }
@@ -90,6 +93,13 @@ impl Boot {
         self
     }
 
+    /// Prints after the console every event that the control socket told, one JSON object per line.
+    #[must_use]
+    pub fn events(mut self) -> Self {
+        self.events = true;
+        self
+    }
+
     /// Boots it and waits for its end.
     ///
     /// # Panics
@@ -114,6 +124,7 @@ impl Boot {
             on_reboot,
             arguments,
             reactions,
+            events,
             command: _,
         } = self;
         let run = format!(
@@ -122,21 +133,47 @@ impl Boot {
              --cmdline \"console=ttyS0 panic=-1 thimble.cmd=$(base64 -w 0 command)\"{arguments}"
         );
         let setup = format!("thimble={thimble}\n");
-        if reactions.is_empty() {
+        if reactions.is_empty() && !events {
             return format!("{setup}{run}\n");
         }
+        let (run, session, finish) = if *events {
+            (format!("{run} --paused"), SESSION, FINISH)
+        } else {
+            (run, "", "wait $launcher\n")
+        };
         let cases: String = reactions
             .iter()
             .map(|(text, act)| format!("  *{text}*) {act} ;;\n"))
             .collect();
         // The console goes through a pipe with a name, so that its lines wake us.
         format!(
-            "{setup}mkfifo console\n{run} > console 2>&1 &\n\
+            "{setup}mkfifo console\n{run} > console 2>&1 &\nlauncher=$!\n{session}\
              while IFS= read -r line; do\n  printf '%s\\n' \"$line\"\n  case \"$line\" in\n\
-             {cases}  esac\ndone < console\nwait $!\n"
+             {cases}  esac\ndone < console\n{finish}"
         )
     }
 }
+
+/// A control client that starts the guest and writes down events until the launcher hangs up.
+/// Descriptor 8 keeps its input open.
+const SESSION: &str = "mkfifo session
+exec 8<> session
+(
+    until [ -S control.sock ]; do sleep 0.05; done
+    echo cont >&8
+    exec $thimble qmp $PWD/control.sock <&8 > events
+) &
+session=$!
+";
+
+/// Waits for both. A client that has not begun never will.
+const FINISH: &str = "wait $launcher
+status=$?
+[ -e events ] || kill $session
+wait $session
+cat events
+exit $status
+";
 
 impl Life {
     /// Wants the guest to have reached user space and ended cleanly.
@@ -181,6 +218,7 @@ mod tests {
             on_reboot: "reset",
             arguments: " --rng".into(),
             reactions: Vec::new(),
+            events: false,
             command: "true".into(),
         };
         let plain = boot.script("/t");

@@ -58,6 +58,10 @@ pub(super) fn build(directory: &Path) -> io::Result<Media> {
             size += place(&guests.join(&name), &stage.join(&name))?;
         }
     }
+    if let Some(kernel) = built::microvm_kernel() {
+        fs::create_dir(stage.join("microvm"))?;
+        size += place(&kernel, &stage.join("microvm/vmlinux"))?;
+    }
     let disk = directory.join("disk.img");
     // A tenth for what the file system keeps itself.
     make_ext4(&disk, size + size / 10 + (16 << 20), Some(&stage))?;

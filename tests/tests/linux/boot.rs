@@ -95,19 +95,38 @@ fn memory_above_the_hole_is_found() {
     life.assert_said("100000000-17fffffff : System RAM");
 }
 
+/// What `cargo xtask kernel` builds has its drivers inside and no PCI.
 #[test]
-fn the_clock_is_kvms_and_the_random_device_is_found() {
+fn the_microvm_kernel_finds_its_devices() {
     let Some(mut host) = Host::acquire() else {
         return;
     };
-    let command = "cat /sys/devices/system/clocksource/clocksource0/available_clocksource
-        cat /sys/class/misc/hw_random/rng_available
-        head -c 16 /dev/hwrng | wc -c";
-    let life = Boot::new(&host, "6.12", "bzImage", command)
-        .arguments("--rng")
+    let Some(kernel) = host.microvm_kernel() else {
+        return;
+    };
+    let made = host.run("truncate -s 64M disk.img");
+    assert_eq!(made.status, 0, "{}", made.text());
+    let command = "uname -r; echo cpus $(cat /sys/devices/system/cpu/online)
+        mke2fs /dev/vda && mount -t ext4 /dev/vda /tmp && echo kept > /tmp/note && umount /tmp &&
+        mount -t ext4 /dev/vda /tmp && cat /tmp/note
+        head -c 16 /dev/hwrng | wc -c
+        ls /sys/bus/platform/drivers/pvpanic-mmio /sys/bus/acpi/drivers/vmgenid
+        hwclock -u";
+    let life = Boot::new(&host, "6.1", "bzImage", command)
+        .kernel(&kernel)
+        .cpus(2)
+        .arguments("--rng --disk path=disk.img")
         .run(&mut host);
     life.assert_clean();
-    life.assert_said("kvm-clock");
-    life.assert_said("virtio_rng.0");
-    life.assert_said("\n16\n");
+    for text in [
+        "-thimble",
+        "cpus 0-1",
+        "\nkept\n",
+        "\n16\n",
+        "QEMU0001:00",
+        "THMB0001:00",
+        "THIMBLE-GUEST-STATUS 0",
+    ] {
+        life.assert_said(text);
+    }
 }

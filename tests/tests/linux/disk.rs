@@ -85,3 +85,95 @@ fn a_read_only_disk_stays_as_it_is() {
         "a read-only image changed"
     );
 }
+
+#[test]
+fn every_cache_mode_keeps_what_is_written() {
+    const MODES: [&str; 5] = ["writeback", "none", "writethrough", "directsync", "unsafe"];
+    let Some(mut host) = Host::acquire() else {
+        return;
+    };
+    let made = host.run("for n in 0 1 2 3 4; do truncate -s 16M disk$n.img || exit 1; done");
+    assert_eq!(made.status, 0, "{}", made.text());
+    // In small and large pieces, past the guest's page cache and through it.
+    let command = "cd /tmp && head -c 4194304 /dev/urandom > data && sha256sum < data
+        for disk in a b c d e; do
+            dd if=data of=/dev/vd$disk bs=4k oflag=direct conv=notrunc 2> /dev/null || exit 1
+            dd if=data of=/dev/vd$disk bs=1M seek=8 conv=notrunc,fsync 2> /dev/null || exit 1
+            echo 3 > /proc/sys/vm/drop_caches
+            dd if=/dev/vd$disk bs=1M count=4 iflag=direct 2> /dev/null | cmp - data || exit 1
+            dd if=/dev/vd$disk bs=4k skip=2048 count=1024 2> /dev/null | cmp - data || exit 1
+        done";
+    let disks: String = (0..)
+        .zip(MODES)
+        .map(|(n, mode)| format!(" --disk path=disk{n}.img,cache={mode}"))
+        .collect();
+    let boot = Boot::new(&host, "6.1", "bzImage", command).arguments(&disks);
+    let life = boot.run(&mut host);
+    life.assert_clean();
+    life.assert_said("THIMBLE-GUEST-STATUS 0");
+    for (n, mode) in (0..).zip(MODES) {
+        for mebibyte in [0, 8] {
+            let sum = host.run(&format!(
+                "dd if=disk{n}.img bs=1M skip={mebibyte} count=4 2> /dev/null | sha256sum"
+            ));
+            assert!(
+                life.console.contains(sum.text().trim()),
+                "cache={mode}: not what the guest wrote at {mebibyte} MiB\n{}",
+                life.console
+            );
+        }
+    }
+}
+
+#[test]
+fn four_writers_at_once_find_their_files_again() {
+    let Some(mut host) = Host::acquire() else {
+        return;
+    };
+    let made = host.run("truncate -s 128M disk.img");
+    assert_eq!(made.status, 0, "{}", made.text());
+    let first = "mke2fs /dev/vda && mount -t ext4 /dev/vda /tmp && cd /tmp || exit 1
+        for writer in 1 2 3 4; do
+            (
+                for file in 1 2 3 4 5 6 7 8; do
+                    head -c 524288 /dev/urandom > $writer-$file && sync
+                done
+            ) &
+        done
+        wait
+        sha256sum [1-4]-* > sums && wc -l < sums && cd / && umount /tmp";
+    let second = "mount -t ext4 /dev/vda /tmp && cd /tmp && sha256sum -c sums > /dev/null &&
+        echo all as written";
+    for (command, text) in [(first, "\n32\n"), (second, "all as written")] {
+        let boot = Boot::new(&host, "6.12", "bzImage", command).cpus(4);
+        let boot = boot.arguments("--disk path=disk.img,cache=none");
+        let life = boot.run(&mut host);
+        life.assert_clean();
+        life.assert_said(text);
+        life.assert_said("THIMBLE-GUEST-STATUS 0");
+    }
+}
+
+#[test]
+fn a_disk_grows_while_it_is_used() {
+    let Some(mut host) = Host::acquire() else {
+        return;
+    };
+    let made = host.run("truncate -s 8M disk.img");
+    assert_eq!(made.status, 0, "{}", made.text());
+    // In sectors. What is new can be written and read at once.
+    let command = "echo sectors $(cat /sys/block/vda/size)
+        until [ $(cat /sys/block/vda/size) = 32768 ]; do sleep 0.05; done
+        echo sectors $(cat /sys/block/vda/size)
+        printf grown | dd of=/dev/vda bs=1 seek=16777211 conv=notrunc,fsync 2> /dev/null";
+    let resize = "$thimble qmp $PWD/control.sock block_resize \
+                  '{\"node-name\": \"disk0\", \"size\": 16777216}'";
+    let life = Boot::new(&host, "6.12", "bzImage", command)
+        .arguments("--disk path=disk.img")
+        .when("sectors 16384", resize)
+        .run(&mut host);
+    life.assert_clean();
+    life.assert_said("sectors 32768");
+    let tail = host.run("wc -c < disk.img && tail -c 5 disk.img");
+    assert_eq!(tail.text(), "16777216\ngrown");
+}

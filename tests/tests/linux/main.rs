@@ -3,5 +3,6 @@
 
 mod boot;
 mod disk;
+mod machine;
 mod power;
 mod testbed;
