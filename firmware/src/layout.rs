@@ -101,6 +101,8 @@ pub const I8042_RESET: u8 = 0xFE;
 
 /// Port of the pvpanic device (QEMU's docs/specs/pvpanic).
 pub const PVPANIC_PORT: u16 = 0x505;
+/// See [`PVPANIC_PORT`].
+pub const PVPANIC_PORTS: u8 = 1;
 
 /// The power block: event selector, sleep and reset registers.
 pub const POWER_BASE: u64 = 0xC000_0000;
@@ -118,9 +120,6 @@ pub const POWER_RESET: u64 = POWER_BASE + 0x18;
 pub const POWER_RESET_VALUE: u8 = 0x42;
 /// SLP_TYP of the S5 (soft off) state, as the `\_S5` package says it.
 pub const SLEEP_TYPE_S5: u8 = 5;
-/// What a guest writes to [`POWER_SLEEP_CONTROL`] to power off: SLP_TYP in bits 2 to 4, SLP_EN in
-/// bit 5.
-pub const SLEEP_CONTROL_S5: u8 = (SLEEP_TYPE_S5 << 2) | 0x20;
 /// Bit of [`POWER_EVENT_SELECTOR`]: the power button was pressed.
 pub const EVENT_POWER_BUTTON: u32 = 1 << 0;
 /// Bit of [`POWER_EVENT_SELECTOR`]: the VM generation ID changed.

@@ -5,7 +5,7 @@
 //! vCPU threads through [`BusDevice`](crate::bus::BusDevice) and, for the few calls each names, on
 //! the main thread, always with its lock held. Chips on the ISA bus are eight bits wide: a wider
 //! access is the byte accesses it consists of, at ascending offsets, as the bus bridge of a PC
-//! splits it.
+//! splits it. Where a chip sits, and on which line, is the machine's business and not the chip's.
 //!
 //! * [`serial`]: 16550A UART. * [`rtc`]: MC146818 clock and CMOS memory.
 //! * [`i8042`]: the keyboard controller's reset line. * [`mod@panic`]: pvpanic.

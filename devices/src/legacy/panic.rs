@@ -9,21 +9,18 @@ use crate::bus::BusDevice;
 use crate::events::{EventSink, GuestEvent};
 use crate::limited_warn;
 
-/// The port.
-pub const PVPANIC_PORT: u64 = 0x505;
-
-/// Ports in the range.
+/// Ports the chip takes.
 pub const PVPANIC_LEN: u64 = 1;
 
 /// The guest panicked.
-pub const PVPANIC_PANICKED: u8 = 1 << 0;
+const PANICKED: u8 = 1 << 0;
 /// The guest panicked and its crash kernel takes over.
-pub const PVPANIC_CRASH_LOADED: u8 = 1 << 1;
+const CRASH_LOADED: u8 = 1 << 1;
 /// The guest wants to be powered off.
-pub const PVPANIC_SHUTDOWN: u8 = 1 << 2;
+const SHUTDOWN: u8 = 1 << 2;
 
 /// The events the chip understands, as a read shows them.
-pub const PVPANIC_SUPPORTED: u8 = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED | PVPANIC_SHUTDOWN;
+const SUPPORTED: u8 = PANICKED | CRASH_LOADED | SHUTDOWN;
 
 /// The chip.
 pub struct PvPanic {
@@ -41,21 +38,21 @@ impl PvPanic {
 impl BusDevice for PvPanic {
     fn read(&mut self, _offset: u64, data: &mut [u8]) {
         if let Some(byte) = data.first_mut() {
-            *byte = PVPANIC_SUPPORTED;
+            *byte = SUPPORTED;
         }
     }
 
     /// One write raises one event: of several bits the gravest counts.
     fn write(&mut self, _offset: u64, data: &[u8]) {
         let value = data.first().copied().unwrap_or(0);
-        if value & !PVPANIC_SUPPORTED != 0 {
+        if value & !SUPPORTED != 0 {
             limited_warn!("pvpanic: the guest raised unknown events {value:#04x}");
         }
-        if value & PVPANIC_PANICKED != 0 {
+        if value & PANICKED != 0 {
             self.events.raise(GuestEvent::Panicked);
-        } else if value & PVPANIC_CRASH_LOADED != 0 {
+        } else if value & CRASH_LOADED != 0 {
             self.events.raise(GuestEvent::CrashLoaded);
-        } else if value & PVPANIC_SHUTDOWN != 0 {
+        } else if value & SHUTDOWN != 0 {
             self.events.raise(GuestEvent::PvShutdown);
         }
     }

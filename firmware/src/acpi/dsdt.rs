@@ -12,8 +12,8 @@ use acpi_tables::sdt::Sdt;
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use crate::layout::{
     COM1_GSI, COM1_PORT, COM1_PORTS, EVENT_POWER_BUTTON, EVENT_VM_GENERATION, GED_GSI,
-    POWER_EVENT_SELECTOR, PVPANIC_PORT, RTC_PORT, RTC_PORTS, SLEEP_TYPE_S5, VIRTIO_MMIO_LEN,
-    VM_GENERATION_ID, VirtioMmioSlot,
+    POWER_EVENT_SELECTOR, PVPANIC_PORT, PVPANIC_PORTS, RTC_PORT, RTC_PORTS, SLEEP_TYPE_S5,
+    VIRTIO_MMIO_LEN, VM_GENERATION_ID, VirtioMmioSlot,
 };
 
 /// A table's header (5.2.6), and the revision from which AML integers have 64 bits.
@@ -190,7 +190,7 @@ fn panic_device(devices: &mut Vec<u8>) {
         vec![
             &name("_HID", &"QEMU0001"),
             &name("_STA", &STATUS_WORKING),
-            &resources(vec![&ports(PVPANIC_PORT, 1)]),
+            &resources(vec![&ports(PVPANIC_PORT, PVPANIC_PORTS)]),
         ],
     );
 }

@@ -10,6 +10,24 @@ use firmware::layout;
 
 use super::{AttachError, Board};
 
+// The chips (devices) and the tables that describe them (firmware) each name these numbers, and
+// neither crate imports the other.
+const _: () = {
+    use devices::legacy::{i8042, panic, power, rtc};
+    assert!(layout::RTC_PORTS as u64 == rtc::RTC_LEN);
+    assert!(layout::I8042_PORTS as u64 == i8042::I8042_LEN);
+    assert!(layout::PVPANIC_PORTS as u64 == panic::PVPANIC_LEN);
+    assert!(layout::POWER_LEN == power::POWER_LEN);
+    assert!(layout::POWER_EVENT_SELECTOR == layout::POWER_BASE + power::EVENT_SELECTOR);
+    assert!(layout::POWER_SLEEP_CONTROL == layout::POWER_BASE + power::SLEEP_CONTROL);
+    assert!(layout::POWER_SLEEP_STATUS == layout::POWER_BASE + power::SLEEP_STATUS);
+    assert!(layout::POWER_RESET == layout::POWER_BASE + power::RESET);
+    assert!(layout::POWER_RESET_VALUE == power::RESET_VALUE);
+    assert!(layout::SLEEP_TYPE_S5 == power::SLEEP_TYPE_S5);
+    assert!(layout::EVENT_POWER_BUTTON == power::EVENT_POWER_BUTTON);
+    assert!(layout::EVENT_VM_GENERATION == power::EVENT_GENERATION);
+};
+
 /// The chips, for reset and for the commands that act on them.
 pub struct LegacyChips {
     /// CMOS clock.
@@ -53,6 +71,12 @@ pub fn attach(
         i8042,
     )?;
     let panic = PvPanic::new(board.events.clone());
-    board.at_ports("pvpanic", layout::PVPANIC_PORT.into(), 1, panic)?;
+    // It has no state, so nobody needs it again.
+    board.at_ports(
+        "pvpanic",
+        layout::PVPANIC_PORT.into(),
+        layout::PVPANIC_PORTS.into(),
+        panic,
+    )?;
     Ok(LegacyChips { rtc, i8042, power })
 }

@@ -7,6 +7,9 @@ use firmware::layout;
 
 use super::{AttachError, Board};
 
+// As in `super::legacy`.
+const _: () = assert!(layout::COM1_PORTS as u64 == devices::legacy::serial::SERIAL_LEN);
+
 /// Attaches the first serial port.
 ///
 /// # Errors

@@ -9,6 +9,9 @@ use firmware::layout;
 
 use super::{AttachError, Board};
 
+// As in `super::legacy`.
+const _: () = assert!(layout::VIRTIO_MMIO_LEN == devices::virtio::transport::mmio::MMIO_LEN);
+
 /// What the machine keeps of a virtio device.
 pub struct VirtioDeviceSlot {
     /// The device's id, unique in the machine.

@@ -14,10 +14,7 @@ use crate::bus::BusDevice;
 use crate::events::{EventSink, GuestEvent};
 use crate::saved::{BadState, Saved};
 
-/// First port of the range.
-pub const I8042_PORT: u64 = 0x60;
-
-/// Ports in the range: 0x60 data, 0x61 system control port B, 0x64 status and command.
+/// Ports the chip takes: 0x60 data, 0x61 system control port B, 0x64 status and command.
 pub const I8042_LEN: u64 = 5;
 
 const DATA: u64 = 0;

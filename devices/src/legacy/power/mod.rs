@@ -25,12 +25,8 @@ use crate::irq::IrqLine;
 use crate::limited_warn;
 use crate::saved::{BadState, Saved};
 
-/// Address of the block in `thimble-1`.
-pub const POWER_ADDRESS: u64 = 0xc000_0000;
 /// Length of the block in bytes.
 pub const POWER_LEN: u64 = 0x1000;
-/// The interrupt of the generic event device in `thimble-1`.
-pub const POWER_GSI: u32 = 9;
 
 /// Offset of the event selector.
 pub const EVENT_SELECTOR: u64 = 0x00;

@@ -16,9 +16,7 @@ pub use saved::RtcState;
 use crate::bus::BusDevice;
 use crate::saved::{BadState, Saved};
 
-/// First port of the range.
-pub const RTC_PORT: u64 = 0x70;
-/// Ports in the range.
+/// Ports the chip takes.
 pub const RTC_LEN: u64 = 2;
 
 /// The host's clock: time since the Unix epoch, UTC. Called on vCPU threads.

@@ -1,4 +1,4 @@
-//! The 16550A UART, COM1 of `thimble-1`: ports 0x3F8 to 0x3FF, IRQ 4.
+//! The 16550A UART; COM1 of `thimble-1`.
 //!
 //! National Semiconductor, PC16550D data sheet. Register accesses come on vCPU threads;
 //! [`Serial::input`] and [`Serial::output_drained`] on the main thread.
@@ -33,12 +33,8 @@ use crate::irq::IrqLine;
 use crate::limited_warn;
 use crate::saved::{BadState, Saved};
 
-/// First port of COM1.
-pub const SERIAL_PORT: u64 = 0x3f8;
-/// Ports in the range.
+/// Ports the chip takes.
 pub const SERIAL_LEN: u64 = 8;
-/// The interrupt of COM1.
-pub const SERIAL_GSI: u32 = 4;
 
 /// Bytes in each FIFO. A driver that saw the transmitter empty writes this many without looking
 /// again.
