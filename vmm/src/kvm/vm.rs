@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use devices::memory::GuestMemory;
+use firmware::layout::IO_APIC;
 use kvm_bindings::{
     CpuId, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_ioapic_state,
     kvm_pic_state, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{IoEventAddress, Kvm, NoDatamatch, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -21,9 +22,6 @@ use super::{KvmError, VcpuHandle, failed};
 /// Three pages that KVM uses for itself on Intel processors without unrestricted guest mode. They
 /// lie in the hole below 4 GiB, above every device (KVM's customary place).
 const TSS_ADDRESS: usize = 0xfffb_d000;
-
-/// Where KVM's I/O APIC answers (`IOAPIC_DEFAULT_BASE_ADDRESS`); part of thimble-1.
-const IOAPIC_ADDRESS: u64 = 0xfec0_0000;
 
 /// Which lines of each PIC may be level-triggered: wired, and told KVM with every state
 /// (`kvm_create_pic`).
@@ -193,16 +191,6 @@ impl Vm {
             .register_ioevent(event, &IoEventAddress::Mmio(address), value)
             .map_err(failed("KVM_IOEVENTFD"))
     }
-
-    /// Lets any guest write at MMIO `address` signal `event`.
-    ///
-    /// # Errors
-    /// [`KvmError::Call`].
-    pub fn register_any_write(&self, event: &EventFd, address: u64) -> Result<(), KvmError> {
-        self.fd
-            .register_ioevent(event, &IoEventAddress::Mmio(address), NoDatamatch)
-            .map_err(failed("KVM_IOEVENTFD"))
-    }
 }
 
 impl AsRawFd for Vm {
@@ -217,7 +205,7 @@ fn reset_ioapic() -> kvm_ioapic_state {
     /// Bit 16 of a redirection entry: masked.
     const MASKED: u64 = 1 << 16;
     let mut ioapic = kvm_ioapic_state {
-        base_address: IOAPIC_ADDRESS,
+        base_address: IO_APIC.into(),
         ..Default::default()
     };
     for entry in &mut ioapic.redirtbl {
