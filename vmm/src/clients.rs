@@ -59,12 +59,6 @@ impl Clients {
         })
     }
 
-    /// Whether there is a control socket at all.
-    #[must_use]
-    pub fn any_socket(&self) -> bool {
-        !self.listeners.is_empty()
-    }
-
     /// Takes one connection from a listener that is ready.
     pub fn accept(&mut self, number: u32, poller: &Poller) {
         let Some(listener) = usize::try_from(number)

@@ -23,8 +23,6 @@ use crate::kvm::InternalError;
 pub enum VcpuFault {
     /// Triple fault: the processor shut down.
     TripleFault,
-    /// HLT without an in-kernel APIC to wake it.
-    Halted,
     /// KVM stopped the guest.
     Internal(InternalError),
     /// The processor refused to enter the guest.

@@ -170,12 +170,6 @@ impl Quiesced<'_> {
         self.machine.vcpus.held()
     }
 
-    /// The machine around them.
-    #[must_use]
-    pub fn machine(&self) -> &Machine {
-        self.machine
-    }
-
     /// Puts the whole machine back to power-on: devices, interrupt controllers, memory, vCPUs; then
     /// loads the guest anew.
     ///

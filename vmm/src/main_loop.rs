@@ -314,7 +314,6 @@ impl MainLoop {
         match fault {
             // As on a PC, where the processor's shutdown cycle resets the board.
             VcpuFault::TripleFault => self.must(Input::GuestReset),
-            VcpuFault::Halted => {}
             VcpuFault::Internal(error) => {
                 log::error!("vCPU {index}: {error}");
                 if error.suberror == kvm_bindings::KVM_INTERNAL_ERROR_EMULATION {

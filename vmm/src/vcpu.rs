@@ -291,7 +291,6 @@ fn serve(exit: Exit<'_>, context: &VcpuContext, counters: &ExitCounters) -> Opti
         // The caller's.
         Exit::Interrupted => {}
         Exit::Shutdown => return Some(VcpuFault::TripleFault),
-        Exit::Halt => return Some(VcpuFault::Halted),
         Exit::InternalError(error) => return Some(VcpuFault::Internal(error)),
         Exit::FailEntry(reason) => return Some(VcpuFault::EntryRefused(reason)),
         Exit::Unexpected(reason) => {

@@ -54,14 +54,6 @@ impl QmpError {
         )
     }
 
-    /// The command exists and cannot be used in this build or configuration.
-    pub fn command_disabled(name: &str, reason: impl Display) -> Self {
-        Self::new(
-            ErrorClass::CommandNotFound,
-            format_args!("Command {name} has been disabled: {reason}"),
-        )
-    }
-
     /// No device, or network backend, has that id.
     pub fn device_not_found(id: &str) -> Self {
         Self::new(

@@ -53,20 +53,6 @@ pub enum Kind {
     Log2Histogram,
 }
 
-impl Kind {
-    /// QMP's name of it.
-    #[must_use]
-    pub fn qmp_name(self) -> &'static str {
-        match self {
-            Self::Cumulative => "cumulative",
-            Self::Instant => "instant",
-            Self::Peak => "peak",
-            Self::LinearHistogram => "linear-histogram",
-            Self::Log2Histogram => "log2-histogram",
-        }
-    }
-}
-
 /// What a value counts, in QMP's terms (`StatsUnit`); a plain number has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -78,19 +64,6 @@ pub enum Unit {
     Cycles,
     /// False or true, as 0 or 1.
     Boolean,
-}
-
-impl Unit {
-    /// QMP's name of it.
-    #[must_use]
-    pub fn qmp_name(self) -> &'static str {
-        match self {
-            Self::Bytes => "bytes",
-            Self::Seconds => "seconds",
-            Self::Cycles => "cycles",
-            Self::Boolean => "boolean",
-        }
-    }
 }
 
 /// One statistic's schema: QMP's `StatsSchemaValue`.
@@ -457,8 +430,8 @@ mod tests {
             (Kind::Cumulative, None)
         );
         assert_eq!(wait.values, [1, 2, 3]);
-        assert_eq!(wait.descriptor.kind.qmp_name(), "log2-histogram");
-        assert_eq!(wait.descriptor.unit.map(Unit::qmp_name), Some("seconds"));
+        assert_eq!(wait.descriptor.kind, Kind::Log2Histogram);
+        assert_eq!(wait.descriptor.unit, Some(Unit::Seconds));
         assert_eq!((wait.descriptor.base, wait.descriptor.exponent), (10, -9));
         assert_eq!(wait.descriptor.bucket_size, None);
         assert_eq!(

@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use kvm_bindings::{
-    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO,
-    KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN, KVM_EXIT_SYSTEM_EVENT,
+    KVM_EXIT_FAIL_ENTRY, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IO_OUT,
+    KVM_EXIT_MMIO, KVM_EXIT_SHUTDOWN,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -51,13 +51,12 @@ pub enum Exit<'a> {
     Interrupted,
     /// Triple fault.
     Shutdown,
-    /// HLT that KVM does not handle itself; does not happen with the in-kernel APIC.
-    Halt,
     /// KVM could not go on.
     InternalError(InternalError),
     /// The processor refused to enter the guest, with its own reason code.
     FailEntry(u64),
-    /// An exit this machine gives no cause for, by number.
+    /// An exit this machine gives no cause for, by number: HLT among them, which the in-kernel APIC
+    /// keeps to itself.
     Unexpected(u32),
 }
 
@@ -202,7 +201,6 @@ impl VcpuHandle {
                 }
                 KVM_EXIT_INTR => Exit::Interrupted,
                 KVM_EXIT_SHUTDOWN => Exit::Shutdown,
-                KVM_EXIT_HLT => Exit::Halt,
                 KVM_EXIT_FAIL_ENTRY => Exit::FailEntry(
                     (*run)
                         .__bindgen_anon_1
@@ -214,7 +212,6 @@ impl VcpuHandle {
                     let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
                     Exit::InternalError(InternalError { rip, ..error })
                 }
-                KVM_EXIT_SYSTEM_EVENT => Exit::Shutdown,
                 other => Exit::Unexpected(other),
             }
         }
