@@ -104,20 +104,17 @@ fn select(
     })
 }
 
-/// QEMU shows the kernel's names with dashes.
-fn wire_name(descriptor: &Descriptor) -> String {
-    descriptor.name.replace('_', "-")
-}
-
 fn value_of(stat: Stat) -> Stats {
-    let name = wire_name(&stat.descriptor);
     let first = stat.values.first().copied().unwrap_or_default();
     let value = match (stat.descriptor.kind, stat.descriptor.unit) {
         (Kind::LinearHistogram | Kind::Log2Histogram, _) => StatsValue::List(stat.values),
         (_, Some(Unit::Boolean)) => StatsValue::Boolean(first != 0),
         _ => StatsValue::Scalar(first),
     };
-    Stats { name, value }
+    Stats {
+        name: stat.descriptor.name,
+        value,
+    }
 }
 
 pub(super) fn schemas(
@@ -147,7 +144,7 @@ pub(super) fn schemas(
 
 fn schema_of(descriptor: &Descriptor) -> StatsSchemaValue {
     StatsSchemaValue {
-        name: wire_name(descriptor),
+        name: descriptor.name.clone(),
         kind: match descriptor.kind {
             Kind::Cumulative => StatsType::Cumulative,
             Kind::Instant => StatsType::Instant,
@@ -184,4 +181,66 @@ pub(super) fn counters(main: &MainLoop) -> Vec<CounterGroup> {
                 .collect(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stat(name: &str, kind: Kind, unit: Option<Unit>, values: &[u64]) -> Stat {
+        Stat {
+            descriptor: Descriptor::sample(name, kind, unit),
+            values: values.to_vec(),
+        }
+    }
+
+    fn stats() -> Vec<Stat> {
+        vec![
+            stat("pages_4k", Kind::Instant, None, &[7]),
+            stat("blocking", Kind::Instant, Some(Unit::Boolean), &[1]),
+            stat("wait_hist", Kind::Log2Histogram, None, &[1, 2]),
+        ]
+    }
+
+    fn ask(provider: StatsProvider, names: Option<&[&str]>) -> Vec<StatsRequest> {
+        let names = names.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+        vec![StatsRequest { provider, names }]
+    }
+
+    #[test]
+    fn values_keep_the_kernels_names_and_show_their_kind() {
+        let all = select(stats(), None, None).unwrap();
+        let shown: Vec<_> = all.stats.iter().map(|s| (&*s.name, &s.value)).collect();
+        assert_eq!(
+            shown,
+            [
+                ("pages_4k", &StatsValue::Scalar(7)),
+                ("blocking", &StatsValue::Boolean(true)),
+                ("wait_hist", &StatsValue::List(vec![1, 2])),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_client_gets_what_it_names() {
+        let path = qom_path(1);
+        let some = ask(StatsProvider::Kvm, Some(&["pages_4k", "no_such"]));
+        let some = select(stats(), Some(&some), Some(path.clone())).unwrap();
+        assert_eq!(some.qom_path, Some(path));
+        assert_eq!(some.stats.len(), 1);
+        let all = ask(StatsProvider::Kvm, None);
+        assert_eq!(select(stats(), Some(&all), None).unwrap().stats.len(), 3);
+        assert_eq!(select(stats(), Some(&[]), None), None);
+    }
+
+    #[test]
+    fn a_schema_shows_the_scale_where_there_is_one() {
+        let mut descriptor = Descriptor::sample("wait_ns", Kind::Cumulative, Some(Unit::Seconds));
+        let plain = schema_of(&descriptor);
+        assert_eq!((plain.base, plain.exponent), (None, 0));
+        (descriptor.base, descriptor.exponent) = (10, -9);
+        let scaled = schema_of(&descriptor);
+        assert_eq!(scaled.name, "wait_ns");
+        assert_eq!((scaled.base, scaled.exponent), (Some(10), -9));
+    }
 }

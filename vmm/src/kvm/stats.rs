@@ -75,8 +75,8 @@ pub struct Descriptor {
     pub kind: Kind,
     /// What it counts.
     pub unit: Option<Unit>,
-    /// 10 or 2: the value counts units of base to the power `exponent`. QMP leaves both out where
-    /// the exponent is 0.
+    /// 10 or 2: the value counts units of base to the power `exponent`. QMP leaves it out where the
+    /// exponent is 0.
     pub base: u8,
     /// See `base`; -9 with base 10 and seconds is nanoseconds.
     pub exponent: i16,
@@ -287,6 +287,21 @@ impl Descriptor {
             offset,
             count,
         }))
+    }
+
+    /// A descriptor of one value, for tests of what is made of it.
+    #[cfg(test)]
+    pub(crate) fn sample(name: &str, kind: Kind, unit: Option<Unit>) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            unit,
+            base: 10,
+            exponent: 0,
+            bucket_size: None,
+            offset: 0,
+            count: 1,
+        }
     }
 
     /// One past the last byte of its values.
