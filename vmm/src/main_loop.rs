@@ -4,25 +4,26 @@
 //! comes, it becomes an [`Input`], [`lifecycle::decide`] says what follows, and the steps are
 //! carried out here; nothing else changes the machine's state.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_socket::qmp::error::QmpError;
 use api_socket::qmp::event::Event;
 use api_socket::qmp::types::{
-    BlockErrorAction, BlockIoErrorData, DumpQueryResult, DumpStatus, GuestCrashloadedData,
-    GuestPanicAction, GuestPanickedData, IoOperationType, ResetData, RtcChangeData, RunState,
-    ShutdownCause, ShutdownData,
+    BlockDeviceIoStatus, DumpQueryResult, DumpStatus, RunState, ShutdownCause,
 };
-use devices::events::{self, BlockIoError, GuestEvent};
+use devices::events::{BlockErrorAction, GuestEvent};
 
 use crate::clients::Clients;
 use crate::console::Console;
+use crate::control::events;
 use crate::control::fds::FdSets;
 use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
-use crate::lifecycle::{self, Denied, Ending, Input, Notice, Plan, Policy, Step};
+use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
 use crate::machine::Machine;
 use crate::poller::{Interest, Poller, Ready, Token};
 use crate::signals::Signals;
@@ -39,8 +40,8 @@ pub struct MainLoop {
     /// How the last dump ended.
     pub(crate) last_dump: DumpQueryResult,
     pub(crate) fd_sets: FdSets,
-    /// Disks whose last error stopped the guest, by id.
-    pub(crate) stopped_disks: Vec<(String, bool)>,
+    /// Disks whose errors have stopped the guest since it last began to run, by id.
+    pub(crate) stopped_disks: BTreeMap<Arc<str>, BlockDeviceIoStatus>,
     poller: Poller,
     events: EventReceiver,
     signals: Signals,
@@ -97,7 +98,7 @@ impl MainLoop {
                 total: 0,
             },
             fd_sets: FdSets::default(),
-            stopped_disks: Vec::new(),
+            stopped_disks: BTreeMap::new(),
             poller,
             events,
             signals,
@@ -221,7 +222,7 @@ impl MainLoop {
             }
             Step::ResetMachine => return self.reset_machine(),
             Step::PressPowerButton => self.machine.press_power_button(),
-            Step::Tell(notice) => self.tell(event_of(notice)),
+            Step::Tell(notice) => self.tell(events::of(notice)),
             Step::End(ending) => self.ending = Some(ending),
         }
         true
@@ -231,7 +232,7 @@ impl MainLoop {
         // What the guest did before the reset is history; disk errors are still facts.
         while let Some(event) = self.events.next() {
             if let MachineEvent::Guest(GuestEvent::BlockIoError(error)) = event {
-                self.tell(block_io_error(&error));
+                self.tell(events::block_io_error(&error));
             }
         }
         self.stopped_disks.clear();
@@ -282,10 +283,7 @@ impl MainLoop {
         match event {
             MachineEvent::Guest(event) => self.device_event(event),
             MachineEvent::Vcpu { index, fault } => self.vcpu_fault(index, &fault),
-            MachineEvent::ClockChanged { offset } => {
-                let qom_path = "/machine/unattached/rtc".to_owned();
-                self.tell(Event::RtcChange(RtcChangeData { offset, qom_path }));
-            }
+            MachineEvent::ClockChanged { offset } => self.tell(events::rtc_change(offset)),
         }
     }
 
@@ -297,10 +295,10 @@ impl MainLoop {
             GuestEvent::CrashLoaded => self.must(Input::GuestCrashLoaded),
             GuestEvent::PvShutdown => self.must(Input::GuestPvShutdown),
             GuestEvent::BlockIoError(error) => {
-                self.tell(block_io_error(&error));
-                if error.action == events::BlockErrorAction::Stop {
-                    let nospace = error.errno == libc::ENOSPC;
-                    self.stopped_disks.push((error.id.to_string(), nospace));
+                self.tell(events::block_io_error(&error));
+                if error.action == BlockErrorAction::Stop {
+                    let status = events::io_status(&error);
+                    self.stopped_disks.insert(error.id, status);
                     self.must(Input::DiskStopped);
                 }
             }
@@ -341,53 +339,4 @@ impl From<Denied> for QmpError {
     fn from(denied: Denied) -> Self {
         Self::generic(denied)
     }
-}
-
-fn event_of(notice: Notice) -> Event {
-    match notice {
-        Notice::Stop => Event::Stop,
-        Notice::Resume => Event::Resume,
-        Notice::Reset(reason) => Event::Reset(ResetData {
-            guest: by_guest(reason),
-            reason,
-        }),
-        Notice::Shutdown(reason) => Event::Shutdown(ShutdownData {
-            guest: by_guest(reason),
-            reason,
-        }),
-        Notice::Powerdown => Event::Powerdown,
-        Notice::GuestPanicked(action) => Event::GuestPanicked(GuestPanickedData { action }),
-        Notice::GuestCrashLoaded => Event::GuestCrashloaded(GuestCrashloadedData {
-            action: GuestPanicAction::Run,
-        }),
-        Notice::GuestPvShutdown => Event::GuestPvshutdown,
-    }
-}
-
-/// QEMU's `shutdown_caused_by_guest`.
-fn by_guest(cause: ShutdownCause) -> bool {
-    matches!(
-        cause,
-        ShutdownCause::GuestShutdown | ShutdownCause::GuestReset | ShutdownCause::GuestPanic
-    )
-}
-
-fn block_io_error(error: &BlockIoError) -> Event {
-    Event::BlockIoError(BlockIoErrorData {
-        qom_path: crate::control::block::qdev(&error.id),
-        device: String::new(),
-        node_name: Some(error.id.to_string()),
-        operation: if error.write {
-            IoOperationType::Write
-        } else {
-            IoOperationType::Read
-        },
-        action: match error.action {
-            events::BlockErrorAction::Ignore => BlockErrorAction::Ignore,
-            events::BlockErrorAction::Report => BlockErrorAction::Report,
-            events::BlockErrorAction::Stop => BlockErrorAction::Stop,
-        },
-        nospace: Some(error.errno == libc::ENOSPC),
-        reason: io::Error::from_raw_os_error(error.errno).to_string(),
-    })
 }

@@ -1,6 +1,5 @@
 //! Disks as clients see them: one node per disk, named as the device.
 
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_socket::config::Cache;
@@ -15,6 +14,7 @@ use devices::virtio::blk::stats::{BlkStats, OpCounters};
 
 use crate::attach::VirtioDeviceSlot;
 use crate::attach::blk::BlkInfo;
+use crate::machine::lock;
 use crate::main_loop::MainLoop;
 
 /// The path clients know a disk's device by.
@@ -33,22 +33,14 @@ pub(super) fn query(main: &MainLoop) -> Vec<BlockInfo> {
             locked: false,
             inserted: Some(node(slot, info)),
             tray_open: None,
-            io_status: Some(io_status(main, &slot.id)),
+            io_status: Some(
+                main.stopped_disks
+                    .get(&slot.id)
+                    .copied()
+                    .unwrap_or(BlockDeviceIoStatus::Ok),
+            ),
         })
         .collect()
-}
-
-fn io_status(main: &MainLoop, id: &str) -> BlockDeviceIoStatus {
-    match main
-        .stopped_disks
-        .iter()
-        .rev()
-        .find(|(stopped, _)| stopped == id)
-    {
-        None => BlockDeviceIoStatus::Ok,
-        Some((_, true)) => BlockDeviceIoStatus::Nospace,
-        Some((_, false)) => BlockDeviceIoStatus::Failed,
-    }
 }
 
 pub(super) fn nodes(main: &MainLoop) -> Vec<BlockDeviceInfo> {
@@ -60,10 +52,7 @@ pub(super) fn nodes(main: &MainLoop) -> Vec<BlockDeviceInfo> {
 
 /// Runs `act` on a disk's device. `None` never happens: a disk's slot holds a disk.
 fn with_device<T>(slot: &VirtioDeviceSlot, act: impl FnOnce(&mut VirtioBlk) -> T) -> Option<T> {
-    let mut transport = slot
-        .transport
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut transport = lock(&slot.transport);
     transport.core_mut().device_mut::<VirtioBlk>().map(act)
 }
 
@@ -204,10 +193,7 @@ pub(super) fn resize(
             "Block node '{name}' is read-only"
         )));
     }
-    let mut transport = slot
-        .transport
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut transport = lock(&slot.transport);
     let core = transport.core_mut();
     let was_running = core.is_running();
     core.pause().map_err(QmpError::generic)?;

@@ -7,6 +7,7 @@ pub(crate) mod block;
 mod chardev;
 mod cpu;
 pub(crate) mod dump;
+pub(crate) mod events;
 pub(crate) mod fds;
 mod hmp;
 mod info;
