@@ -2,7 +2,8 @@
 //!
 //! It is told what to do ([`Machine::hold`], [`Machine::run`], [`Quiesced::reset`]) by the main loop
 //! and decides nothing itself; [`crate::lifecycle`] does. vCPU registers and device state are
-//! reached only through a [`Quiesced`], which exists only while everything is held.
+//! reached only through a [`Quiesced`], which [`Machine::hold`] gives out and which no running
+//! machine can have.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -72,10 +73,11 @@ pub struct Quiesced<'a> {
 }
 
 impl Machine {
-    /// Takes vCPUs and device workers back. vCPUs first: they are what gives workers work.
-    pub fn hold(&mut self) {
+    /// Takes vCPUs and device workers back, and gives out the token for what may be done then. vCPUs
+    /// first: they are what gives workers work.
+    pub fn hold(&mut self) -> Quiesced<'_> {
         if self.held {
-            return;
+            return Quiesced { machine: self };
         }
         self.vcpus.hold();
         for slot in &self.virtio {
@@ -84,6 +86,7 @@ impl Machine {
             }
         }
         self.held = true;
+        Quiesced { machine: self }
     }
 
     /// Gives workers and vCPUs out again. Also right when only some vCPUs are out, because one of
@@ -101,15 +104,10 @@ impl Machine {
     /// Lets vCPUs go on that came back because of an event which changed nothing. All are taken
     /// back first: one may be on its way here still, and would stay here.
     pub fn go_on(&mut self) {
-        if self.vcpus.stopping() {
+        if !self.held && self.vcpus.stopping() {
             self.vcpus.hold();
             self.vcpus.run();
         }
-    }
-
-    /// The token for state access; `None` while the guest runs.
-    pub fn quiesced(&mut self) -> Option<Quiesced<'_>> {
-        self.held.then_some(Quiesced { machine: self })
     }
 
     /// Takes everything apart, and returns the descriptors that cost the kernel time to close: the
@@ -130,6 +128,7 @@ impl Machine {
         // First nothing runs any more; then every backend is closed, and with it its locks.
         drop((vcpus, io));
         drop((serial, chips, virtio, buses));
+        // One that cannot be duplicated is closed here and now, which takes longer and no more.
         let kept = [vm.duplicate(), ram.duplicate()];
         kept.into_iter().flatten().collect()
     }
@@ -165,6 +164,12 @@ impl Machine {
 }
 
 impl Quiesced<'_> {
+    /// The VM they belong to.
+    #[must_use]
+    pub fn vm(&self) -> &Vm {
+        &self.machine.vm
+    }
+
     /// The vCPUs, in order.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut VcpuHandle> {
         self.machine.vcpus.held()

@@ -24,7 +24,7 @@ use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
 use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
-use crate::machine::Machine;
+use crate::machine::{Machine, Quiesced};
 use crate::poller::{Interest, Poller, Ready, Token};
 use crate::signals::Signals;
 
@@ -118,6 +118,10 @@ impl MainLoop {
     pub fn run(mut self) -> io::Result<(Ending, Machine)> {
         loop {
             let ready = self.poller.wait(self.deadline())?;
+            // Before the events are taken: one that is queued in between wakes the loop again.
+            if ready.iter().any(|ready| ready.token == Token::GuestEvents) {
+                self.events.acknowledge();
+            }
             self.guest_events();
             if ready.is_empty() {
                 self.console();
@@ -148,6 +152,7 @@ impl MainLoop {
 
     fn serve(&mut self, ready: Ready) {
         match ready.token {
+            // Served by `run` before everything else.
             Token::GuestEvents => {}
             Token::Signal => {
                 while let Some(signal) = self.signals.take() {
@@ -177,20 +182,47 @@ impl MainLoop {
 
     /// Carries out what a client has asked, as far as it can be carried out now.
     fn commands(&mut self, number: u32) {
-        // Whatever the guest did before the client asked is told before the answer.
-        self.guest_events();
-        while self.ending.is_none()
-            && let Some(request) = self.clients.next_request(number)
-        {
+        loop {
+            // Whatever the guest did before the client asked, or in the instant in which the last
+            // request stopped it, is told before the answer.
+            self.guest_events();
+            if self.ending.is_some() {
+                break;
+            }
+            let Some(request) = self.clients.next_request(number) else {
+                break;
+            };
             crate::control::execute(self, number, request);
         }
         self.clients.flush(number, &self.poller);
     }
 
+    /// Runs `act` while nothing of the machine does, and lets a guest that ran go on. Clients are
+    /// not told: it is a matter of microseconds.
+    pub(crate) fn while_held<T>(&mut self, act: impl FnOnce(&mut Quiesced<'_>) -> T) -> T {
+        let result = act(&mut self.machine.hold());
+        // What the guest did in the instant in which it was held may mean that it does not go on.
+        self.guest_events();
+        if self.ending.is_none() && lifecycle::runs(self.state) {
+            self.machine.run();
+        }
+        result
+    }
+
+    /// Lets a guest go on that was stopped for a job, unless what it did in the instant in which it
+    /// was stopped leads elsewhere.
+    pub(crate) fn resume_after_job(&mut self) {
+        self.guest_events();
+        let stopped = matches!(self.state, RunState::Paused | RunState::Prelaunch);
+        if self.ending.is_none() && stopped {
+            self.must(Input::Cont);
+        }
+    }
+
     /// An input that the present state cannot deny.
     pub(crate) fn must(&mut self, input: Input) {
-        if let Err(error) = self.input(input) {
-            log::error!("{input:?} was denied: {error}");
+        if let Err(denied) = self.input(input) {
+            log::error!("{input:?} was denied: {denied}");
         }
     }
 
@@ -215,7 +247,7 @@ impl MainLoop {
     /// Carries out one step; `false` means that the rest makes no sense any more.
     fn step(&mut self, step: Step) -> bool {
         match step {
-            Step::Hold => self.machine.hold(),
+            Step::Hold => drop(self.machine.hold()),
             Step::Run => {
                 self.stopped_disks.clear();
                 self.machine.run();
@@ -236,10 +268,7 @@ impl MainLoop {
             }
         }
         self.stopped_disks.clear();
-        let Some(mut quiesced) = self.machine.quiesced() else {
-            return false;
-        };
-        if let Err(error) = quiesced.reset() {
+        if let Err(error) = self.machine.hold().reset() {
             log::error!(
                 "the machine cannot be reset: {}",
                 crate::chain::text(&error)
@@ -260,7 +289,6 @@ impl MainLoop {
 
     /// Serves what the guest has done so far; what it does meanwhile is for the next turn.
     pub(crate) fn guest_events(&mut self) {
-        self.events.acknowledge();
         // What a guest did before it was held for a dump is served when the dump is over.
         if self.dump.active() {
             return;

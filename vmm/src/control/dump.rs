@@ -19,6 +19,7 @@ use crate::dump::{DumpPlan, Filter, RamRegion, VcpuRegisters};
 use crate::dump_job::{About, Finished, Waiting, Work, remove_incomplete};
 use crate::kvm::{KvmError, VcpuHandle, failed};
 use crate::lifecycle::{self, Input};
+use crate::machine::Quiesced;
 use crate::main_loop::MainLoop;
 
 /// IA32_KERNEL_GS_BASE: what SWAPGS exchanges.
@@ -81,7 +82,7 @@ pub(super) fn start(
         let (error, about) = *refused;
         remove_incomplete(about.created.as_ref(), false);
         if resume {
-            main.must(Input::Cont);
+            main.resume_after_job();
         }
         let token = about.waiting.map(|waiting| waiting.token).or(answer_now);
         if let Some(token) = token {
@@ -102,21 +103,9 @@ fn launch(
     about: About,
 ) -> Result<(), Box<(QmpError, About)>> {
     let memory = main.machine.ram.memory().clone();
-    let mut vcpus = Vec::new();
-    if let Some(mut quiesced) = main.machine.quiesced() {
-        for vcpu in quiesced.vcpus() {
-            match vcpu_registers(vcpu) {
-                Ok(registers) => vcpus.push(registers),
-                Err(error) => {
-                    let text = format!("cannot read the registers of a CPU: {error}");
-                    return Err(Box::new((QmpError::generic(text), about)));
-                }
-            }
-        }
-    }
-    let plan = match DumpPlan::new(&vcpus, &ram_regions(&memory), filter) {
+    let plan = match plan(&mut main.machine.hold(), &memory, filter) {
         Ok(plan) => plan,
-        Err(error) => return Err(Box::new((QmpError::generic(error), about))),
+        Err(error) => return Err(Box::new((error, about))),
     };
     let about = About {
         total: plan.total_bytes(),
@@ -128,6 +117,20 @@ fn launch(
             let (error, about) = *refused;
             Box::new((QmpError::generic(error), about))
         })
+}
+
+/// The dump's layout, with the registers of every vCPU in it.
+fn plan(
+    machine: &mut Quiesced<'_>,
+    memory: &GuestMemory,
+    filter: Option<Filter>,
+) -> Result<DumpPlan, QmpError> {
+    let registers: Result<Vec<_>, _> = machine.vcpus().map(|vcpu| vcpu_registers(vcpu)).collect();
+    let registers = registers.map_err(|error| {
+        let error = crate::chain::text(&error);
+        QmpError::generic(format_args!("cannot read the registers of a CPU: {error}"))
+    })?;
+    DumpPlan::new(&registers, &ram_regions(memory), filter).map_err(QmpError::generic)
 }
 
 fn vcpu_registers(vcpu: &VcpuHandle) -> Result<VcpuRegisters, KvmError> {
@@ -240,16 +243,17 @@ pub(crate) fn finished(main: &mut MainLoop) -> Option<u32> {
         };
         main.tell(Event::DumpCompleted(data));
         tell_job(main, &[JobStatus::Null]);
-        // The guest may have powered off in the moment it was held for the dump.
-        main.guest_events();
         if about.resume {
-            main.must(Input::Cont);
+            main.resume_after_job();
+        } else {
+            main.guest_events();
         }
     }
     let Waiting { client, token } = about.waiting?;
     let reply = match outcome {
         Ok(()) => Ok(Reply::empty()),
-        Err(text) => Err(QmpError::generic(format_args!("dump: {text}"))),
+        Err(text) if about.dump => Err(QmpError::generic(format_args!("dump: {text}"))),
+        Err(text) => Err(QmpError::generic(format_args!("pmemsave: {text}"))),
     };
     main.clients.reply(client, token, reply);
     Some(client)

@@ -277,23 +277,15 @@ fn qtree_text(main: &MainLoop) -> String {
 
 /// Registers of one vCPU; a running guest is held for a moment.
 fn registers_text(main: &mut MainLoop, cpu_index: Option<i64>) -> String {
-    let running = runs(main.state);
-    main.machine.hold();
     let wanted = cpu_index.unwrap_or(0);
-    let text = main
-        .machine
-        .vcpus
-        .held()
-        .find(|vcpu| i64::from(vcpu.index()) == wanted)
-        .map_or_else(
-            || format!("CPU#{wanted} does not exist\r\n"),
-            |vcpu| {
-                dump_registers::text(vcpu)
-                    .unwrap_or_else(|error| format!("{}\r\n", crate::chain::text(&error)))
-            },
-        );
-    if running {
-        main.machine.run();
-    }
-    text
+    main.while_held(|machine| {
+        let vcpu = machine
+            .vcpus()
+            .find(|vcpu| i64::from(vcpu.index()) == wanted);
+        match vcpu.map(|vcpu| dump_registers::text(vcpu)) {
+            Some(Ok(text)) => text,
+            Some(Err(error)) => format!("{}\r\n", crate::chain::text(&error)),
+            None => format!("CPU#{wanted} does not exist\r\n"),
+        }
+    })
 }

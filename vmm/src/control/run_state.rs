@@ -30,11 +30,9 @@ pub(super) fn wakeup() -> Result<(), QmpError> {
 /// An NMI to every vCPU. KVM takes it for a vCPU only while that one is not in `KVM_RUN`, so a
 /// running guest is held for a moment.
 pub(super) fn inject_nmi(main: &mut MainLoop) -> Result<(), QmpError> {
-    let running = lifecycle::runs(main.state);
-    main.machine.hold();
-    let mut result = Ok(());
-    if let Some(mut quiesced) = main.machine.quiesced() {
-        for vcpu in quiesced.vcpus() {
+    main.while_held(|machine| {
+        let mut result = Ok(());
+        for vcpu in machine.vcpus() {
             if let Err(error) = vcpu.fd().nmi() {
                 result = Err(QmpError::generic(format_args!(
                     "KVM_NMI failed on CPU {}: {error}",
@@ -42,11 +40,8 @@ pub(super) fn inject_nmi(main: &mut MainLoop) -> Result<(), QmpError> {
                 )));
             }
         }
-    }
-    if running {
-        main.machine.run();
-    }
-    result
+        result
+    })
 }
 
 pub(super) fn set_action(

@@ -8,8 +8,7 @@ use api_socket::qmp::types::{
 };
 
 use super::cpu::qom_path;
-use crate::kvm::stats::{Descriptor, Kind, Stat, StatsFd, Unit};
-use crate::lifecycle;
+use crate::kvm::stats::{Descriptor, Kind, Stat, StatsError, StatsFd, Unit};
 use crate::main_loop::MainLoop;
 
 /// KVM's statistics descriptors, opened at the first question.
@@ -25,24 +24,17 @@ fn open(main: &mut MainLoop) -> Result<(), QmpError> {
     if main.kvm_stats.is_some() {
         return Ok(());
     }
-    let running = lifecycle::runs(main.state);
-    main.machine.hold();
-    let opened = StatsFd::open(&main.machine.vm).and_then(|vm| {
-        let vcpus = main
-            .machine
-            .vcpus
-            .held()
-            .map(|vcpu| StatsFd::open(vcpu))
-            .collect();
+    let opened = main.while_held(|machine| {
         Ok(KvmStats {
-            vm,
-            vcpus: Result::from_iter::<Vec<_>>(vcpus)?,
+            vm: StatsFd::open(machine.vm())?,
+            vcpus: machine
+                .vcpus()
+                .map(|vcpu| StatsFd::open(vcpu))
+                .collect::<Result<_, _>>()?,
         })
     });
-    if running {
-        main.machine.run();
-    }
-    let opened = opened.map_err(|error| QmpError::generic(crate::chain::text(&error)))?;
+    let opened =
+        opened.map_err(|error: StatsError| QmpError::generic(crate::chain::text(&error)))?;
     main.kvm_stats = Some(opened);
     Ok(())
 }
