@@ -10,7 +10,7 @@
 //!     ^                  |--- guest powers off, action pause ---> shutdown
 //!     |                  |--- guest panics, action pause -------> guest-panicked --cont--> running
 //!     |                  |--- a disk is full -------------------> io-error -------cont--> running
-//!     |                  `--- KVM gives up ---------------------> internal-error
+//!     |                  `--- KVM gives up, a reset fails ------> internal-error
 //!     `------ system_reset of anything that does not run
 //! ```
 
@@ -59,6 +59,8 @@ pub enum Input {
     DiskStopped,
     /// KVM or the processor cannot run this guest any further.
     InternalError,
+    /// [`Step::ResetMachine`] failed half way.
+    ResetFailed,
 }
 
 /// What the process will tell whoever started it.
@@ -123,6 +125,9 @@ pub enum Denied {
     /// `cont` of a guest that cannot go on.
     #[error("Resetting the Virtual Machine is required")]
     ResetRequired,
+    /// A reset that could not be carried out.
+    #[error("The machine could not be reset, the log says why: reset it again, or quit")]
+    ResetFailed,
     /// Anything but the end while guest memory is written to a file.
     #[error("There is a dump in process, please wait.")]
     DumpInProgress,
@@ -154,6 +159,7 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
         Input::SystemReset => Ok(reset(state, ShutdownCause::HostQmpSystemReset)),
         Input::SystemPowerdown => stay(vec![Step::PressPowerButton, Step::Tell(Notice::Powerdown)]),
         Input::Quit(cause) => Ok(end(state, cause, Ending::Clean)),
+        Input::ResetFailed => Ok(broken(state, policy)),
         // Whatever a guest did before it was reset or ended is history. What it did in the instant
         // in which it was stopped still counts: it would wait for the consequence for ever.
         _ if !matches!(
@@ -177,11 +183,18 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
         }
         Input::DiskStopped if runs(state) => Ok(pause(state, RunState::IoError)),
         Input::DiskStopped => stay(Vec::new()),
-        Input::InternalError if policy.attended => Ok(pause(state, RunState::InternalError)),
-        Input::InternalError => Ok(Plan {
-            state: RunState::InternalError,
-            steps: vec![Step::Hold, Step::End(Ending::Crashed)],
-        }),
+        Input::InternalError => Ok(broken(state, policy)),
+    }
+}
+
+/// A guest that cannot run any further: kept as it is if a client could look at it.
+fn broken(state: RunState, policy: &Policy) -> Plan {
+    if policy.attended {
+        return pause(state, RunState::InternalError);
+    }
+    Plan {
+        state: RunState::InternalError,
+        steps: vec![Step::Hold, Step::End(Ending::Crashed)],
     }
 }
 
@@ -422,6 +435,23 @@ mod tests {
         }
     }
 
+    /// Whatever it was before: half of it is as at power-on, so it must not run.
+    #[test]
+    fn a_machine_whose_reset_failed_runs_only_after_another() {
+        for state in [RunState::Running, RunState::Paused, RunState::Prelaunch] {
+            let failed = plan(state, Input::ResetFailed);
+            assert_eq!(failed.state, RunState::InternalError);
+            let told = failed.steps.contains(&Step::Tell(Notice::Stop));
+            assert_eq!(told, runs(state), "STOP is told of a guest that ran");
+            let alone = Policy {
+                attended: false,
+                ..DEFAULTS
+            };
+            let alone = decide(state, &alone, Input::ResetFailed).unwrap();
+            assert_eq!(alone.steps.last(), Some(&Step::End(Ending::Crashed)));
+        }
+    }
+
     fn any_state() -> impl Strategy<Value = RunState> {
         proptest::sample::select(vec![
             RunState::Prelaunch,
@@ -448,6 +478,7 @@ mod tests {
             Input::GuestPvShutdown,
             Input::DiskStopped,
             Input::InternalError,
+            Input::ResetFailed,
         ])
     }
 

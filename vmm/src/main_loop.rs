@@ -24,7 +24,7 @@ use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
 use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
-use crate::machine::{Machine, Quiesced};
+use crate::machine::{Machine, Quiesced, ResetError};
 use crate::poller::{Interest, Poller, Ready, Token};
 use crate::signals::Signals;
 
@@ -221,46 +221,54 @@ impl MainLoop {
 
     /// An input that the present state cannot deny.
     pub(crate) fn must(&mut self, input: Input) {
-        if let Err(denied) = self.input(input) {
-            log::error!("{input:?} was denied: {denied}");
+        match self.input(input) {
+            // A failed reset was logged, with its causes, where it failed.
+            Ok(()) | Err(Denied::ResetFailed) => {}
+            Err(denied) => log::error!("{input:?} was denied: {denied}"),
         }
     }
 
     /// Decides and carries out.
     ///
     /// # Errors
-    /// When the present state denies it.
+    /// When the present state denies it, or the machine cannot be reset.
     pub(crate) fn input(&mut self, input: Input) -> Result<(), Denied> {
         if self.dump.active() && !matches!(input, Input::Quit(_) | Input::SystemPowerdown) {
             return Err(Denied::DumpInProgress);
         }
         let Plan { state, steps } = lifecycle::decide(self.state, &self.policy, input)?;
         for step in steps {
-            if !self.step(step) {
-                return Ok(());
+            if let Err(error) = self.step(step) {
+                log::error!(
+                    "the machine cannot be reset: {}",
+                    crate::chain::text(&error)
+                );
+                // Of what follows from this no step can fail.
+                self.input(Input::ResetFailed)?;
+                return Err(Denied::ResetFailed);
             }
         }
         self.state = state;
         Ok(())
     }
 
-    /// Carries out one step; `false` means that the rest makes no sense any more.
-    fn step(&mut self, step: Step) -> bool {
+    /// Carries out one step. The rest makes no sense any more if it fails.
+    fn step(&mut self, step: Step) -> Result<(), ResetError> {
         match step {
             Step::Hold => drop(self.machine.hold()),
             Step::Run => {
                 self.stopped_disks.clear();
                 self.machine.run();
             }
-            Step::ResetMachine => return self.reset_machine(),
+            Step::ResetMachine => self.reset_machine()?,
             Step::PressPowerButton => self.machine.press_power_button(),
             Step::Tell(notice) => self.tell(events::of(notice)),
             Step::End(ending) => self.ending = Some(ending),
         }
-        true
+        Ok(())
     }
 
-    fn reset_machine(&mut self) -> bool {
+    fn reset_machine(&mut self) -> Result<(), ResetError> {
         // What the guest did before the reset is history; disk errors are still facts.
         while let Some(event) = self.events.next() {
             if let MachineEvent::Guest(GuestEvent::BlockIoError(error)) = event {
@@ -268,18 +276,7 @@ impl MainLoop {
             }
         }
         self.stopped_disks.clear();
-        if let Err(error) = self.machine.hold().reset() {
-            log::error!(
-                "the machine cannot be reset: {}",
-                crate::chain::text(&error)
-            );
-            self.state = RunState::InternalError;
-            if !self.policy.attended {
-                self.ending = Some(Ending::Crashed);
-            }
-            return false;
-        }
-        true
+        self.machine.hold().reset()
     }
 
     /// Tells every client.
