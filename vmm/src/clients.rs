@@ -22,6 +22,9 @@ const MAX_CLIENTS: usize = 64;
 /// Most descriptors one client may keep with `getfd`.
 const MAX_NAMED_FDS: usize = 64;
 
+/// How long no connection is accepted after one could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long the end of the process waits for clients to take what is addressed to them.
 const FAREWELL: Duration = Duration::from_millis(200);
 
@@ -39,6 +42,8 @@ pub struct Clients {
     throttle: EventThrottle,
     /// Whether the listeners are watched; not while [`MAX_CLIENTS`] are connected.
     listening: bool,
+    /// When they are to be watched again after a connection could not be accepted.
+    listen_again: Option<Instant>,
 }
 
 impl Clients {
@@ -56,6 +61,7 @@ impl Clients {
             next_number: 0,
             throttle: EventThrottle::default(),
             listening: true,
+            listen_again: None,
         })
     }
 
@@ -71,9 +77,11 @@ impl Clients {
             Ok(Some(connection)) => self.greet(connection, poller),
             Ok(None) => {}
             Err(error) => {
-                // Out of descriptors: nobody else gets in until somebody leaves.
+                // Out of descriptors or memory: whoever waits is asked in a while, or when somebody
+                // leaves.
                 log::warn!("cannot accept a control connection: {error}");
                 self.set_listening(false, poller);
+                self.listen_again = Some(Instant::now() + ACCEPT_PAUSE);
             }
         }
     }
@@ -183,17 +191,24 @@ impl Clients {
         }
     }
 
-    /// How long the main loop may sleep before [`Self::tell_due`] has something to do.
+    /// How long the main loop may sleep before [`Self::do_due`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let deadline = self.throttle.next_deadline()?;
+        let deadlines = [self.throttle.next_deadline(), self.listen_again];
+        let deadline = deadlines.into_iter().flatten().min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells the events that were held back and are due.
-    pub fn tell_due(&mut self, poller: &Poller) {
-        for (event, timestamp) in self.throttle.due(Instant::now()) {
+    /// Tells the events that were held back and are due; accepts connections again.
+    pub fn do_due(&mut self, poller: &Poller) {
+        let now = Instant::now();
+        for (event, timestamp) in self.throttle.due(now) {
             self.broadcast(&EventLine::new(&event, timestamp), poller);
+        }
+        if self.listen_again.take_if(|due| *due <= now).is_some()
+            && self.clients.len() < MAX_CLIENTS
+        {
+            self.set_listening(true, poller);
         }
     }
 

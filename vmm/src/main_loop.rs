@@ -132,7 +132,7 @@ impl MainLoop {
                 }
                 self.serve(event);
             }
-            self.clients.tell_due(&self.poller);
+            self.clients.do_due(&self.poller);
             if let Some(ending) = self.ending {
                 self.dump.abandon();
                 self.clients.farewell(&self.poller);

@@ -22,7 +22,7 @@ use crate::launch;
 use crate::lifecycle::{Ending, Policy};
 use crate::logging;
 use crate::main_loop::{MainLoop, Start};
-use crate::signals::Signals;
+use crate::signals::{Signals, follow_job_control};
 
 /// Whatever went wrong; printed once, by the caller, with all its causes.
 type Failure = Box<dyn std::error::Error>;
@@ -126,7 +126,9 @@ fn console(config: &Checked) -> Result<(Chardev, Option<RawTerminal>), Failure> 
     let stdin = io::stdin();
     let terminal = match &backend {
         Backend::Stdio { .. } if stdin.is_terminal() => {
-            Some(RawTerminal::enter(rustix::stdio::stdin())?)
+            let raw = RawTerminal::enter(rustix::stdio::stdin())?;
+            follow_job_control()?;
+            Some(raw)
         }
         _ => None,
     };

@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use vmm_sys_util::signal::create_sigset;
+use devices::chardev::terminal;
+use vmm_sys_util::signal::{create_sigset, register_signal_handler};
 
 /// Signals that end the machine as `quit` does.
 const ENDING: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
@@ -55,6 +56,25 @@ impl Signals {
             _ => None,
         }
     }
+}
+
+/// Lets a raw terminal follow job control: given back while the process is stopped from outside
+/// (SIGTSTP, as Ctrl-Z goes to the guest), raw again when it goes on.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn follow_job_control() -> io::Result<()> {
+    register_signal_handler(libc::SIGTSTP, on_stop).map_err(io::Error::from)?;
+    register_signal_handler(libc::SIGCONT, on_continue).map_err(io::Error::from)
+}
+
+// What the two call is async-signal-safe, and says so.
+extern "C" fn on_stop(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    terminal::suspend();
+}
+
+extern "C" fn on_continue(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    terminal::reapply();
 }
 
 impl AsFd for Signals {

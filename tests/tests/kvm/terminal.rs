@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use harness::guest::{Guest, Launch, status};
 use harness::{guests, obey, skip};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Termios, tcgetattr};
 
@@ -97,6 +97,32 @@ fn restored_after_signals() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         restored(obey::launch(), status::CLEAN, |guest| guest.signal(signal));
     }
+}
+
+/// Ctrl-Z goes to the guest, so a stop comes from outside.
+#[test]
+fn given_back_while_stopped_and_raw_again_after() {
+    if skip::without_kvm() {
+        return;
+    }
+    let terminal = Terminal::open();
+    let before = terminal.modes();
+    let mut guest = terminal.start(Launch::new());
+    guest.expect(PROMPT);
+    guest.signal(Signal::TSTP);
+    let pid = Pid::from_raw(i32::try_from(guest.pid()).unwrap()).unwrap();
+    let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(pid), stopped).unwrap();
+    assert_eq!(terminal.modes(), before);
+    guest.signal(Signal::CONT);
+    guest.type_line("still here");
+    guest.expect("still here");
+    guest.expect(PROMPT);
+    assert!(terminal.is_raw());
+    guest.type_line("poweroff");
+    guest.detach();
+    guest.expect_exit(status::CLEAN);
+    assert_eq!(terminal.modes(), before);
 }
 
 #[test]
