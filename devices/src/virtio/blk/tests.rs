@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -21,7 +22,12 @@ use crate::disk::{CacheMode, Completion, Op, Submission};
 use crate::events::{BlockErrorAction, BlockIoError, GuestEvent};
 use crate::io_thread::IoThread;
 use crate::saved::Saved;
-use crate::virtio::fake_driver::{Buffer, DATA, Driver, Events, MEMORY_LEN, readable, writable};
+use crate::virtio::device::ActiveQueue;
+use crate::virtio::fake_driver::{
+    self, Buffer, DATA, Driver, DriverQueue, Events, MEMORY_LEN, readable, writable,
+};
+use crate::virtio::interrupt::Interrupt;
+use crate::virtio::queue::{Layout, Position, Queue};
 use crate::virtio::spec::{F_VERSION_1, INTERRUPT_CONFIG};
 
 const SIZE: u64 = 1 << 20;
@@ -342,6 +348,87 @@ fn a_file_truncated_behind_our_back_gives_an_io_error() {
         errno: libc::EIO,
     };
     assert_eq!(m.driver.events.take(), [GuestEvent::BlockIoError(expected)]);
+}
+
+/// A disk on which every request takes a worker's whole turn.
+struct Slow(Arc<Mutex<Vec<Op>>>);
+
+impl Disk for Slow {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: SIZE,
+            block_size: 512,
+            physical_block_size: 512,
+            read_only: false,
+        }
+    }
+    fn submit(&mut self, _tag: u64, op: Op, _buffers: &mut GuestBuffers) -> Submission {
+        let begun = Instant::now();
+        while begun.elapsed() < worker::TURN {
+            std::hint::spin_loop();
+        }
+        self.0.lock().unwrap().push(op);
+        Submission::Done(Ok(()))
+    }
+    fn completion_event(&self) -> Option<RawFd> {
+        None
+    }
+    fn reap(&mut self, _wait: bool, _done: &mut Vec<Completion>) {}
+    fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
+        Ok(self.geometry())
+    }
+}
+
+#[test]
+fn a_ring_of_long_requests_does_not_keep_the_io_thread() {
+    let memory = fake_driver::memory();
+    let mut ring = DriverQueue::new(memory.clone(), 0, 16);
+    memory.write_obj(T_IN, GuestAddress(DATA)).unwrap();
+    let head = ring.add(&[
+        readable(DATA, 16),
+        writable(BUFFER, 512),
+        writable(STATUS, 1),
+    ]);
+    ring.publish(head);
+    ring.publish(head);
+
+    let layout = Layout {
+        size: ring.size,
+        desc: ring.desc,
+        avail: ring.avail,
+        used: ring.used,
+    };
+    let queue = Queue::new(&memory, layout, Position::default(), F_VERSION_1).unwrap();
+    let event = || EventFd::new(EFD_NONBLOCK).unwrap();
+    let doorbell = Arc::new(event());
+    let seen = Arc::default();
+    let mut device = VirtioBlk::new(
+        Box::new(Slow(Arc::clone(&seen))),
+        options(&Arc::new(Events::default())),
+    );
+    let active = ActiveQueue {
+        index: 0,
+        queue,
+        doorbell: Arc::clone(&doorbell),
+    };
+    let mut worker = device
+        .activate(Activation {
+            memory,
+            features: F_VERSION_1,
+            queues: vec![active],
+            interrupt: Arc::new(Interrupt::new(Arc::new(event()))),
+        })
+        .unwrap();
+    for turn in 1..=3 {
+        worker.ready(0).unwrap();
+        assert_eq!(seen.lock().unwrap().len(), turn);
+        assert_eq!(ring.pop_used(), Some((head, 513)));
+        // Woken again, by itself.
+        assert_eq!(doorbell.read().unwrap(), 1);
+    }
+    worker.ready(0).unwrap();
+    assert_eq!(ring.pop_used(), None);
+    doorbell.read().unwrap_err();
 }
 
 /// What a [`Scripted`] disk saw, and what it is to answer; shared with the test.

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -32,6 +32,10 @@ use crate::virtio::queue::Queue;
 
 /// The token of the backend's completions; queues have their place in the list.
 const COMPLETIONS: u32 = u32::MAX;
+
+/// How long the worker serves one notification before the I/O thread looks elsewhere: at its other
+/// workers, and at who wants this one back. A guest can ask for terabytes with one ring.
+pub(super) const TURN: Duration = Duration::from_millis(10);
 
 /// A request at the backend.
 struct InFlight {
@@ -163,14 +167,22 @@ impl BlkWorker {
         let memory = Arc::clone(&engine.memory);
         let index = active.index;
         let budget = usize::from(active.queue.size());
+        let begun = Instant::now();
+        let mut over = false;
         active.serve(&memory, budget, |queue, head| {
             engine.begin(place, index, queue, head)?;
-            Ok(if engine.stalled.is_empty() {
-                ControlFlow::Continue(())
-            } else {
+            over = begun.elapsed() >= TURN;
+            Ok(if over || !engine.stalled.is_empty() {
                 ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             })
-        })
+        })?;
+        if over {
+            // There may be more. Fails only when its counter is full: it is signalled then.
+            drop(active.doorbell.write(1));
+        }
+        Ok(())
     }
 
     /// Answers what the backend has completed.
