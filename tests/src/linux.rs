@@ -143,7 +143,7 @@ impl Boot {
         };
         let cases: String = reactions
             .iter()
-            .map(|(text, act)| format!("  *{text}*) {act} ;;\n"))
+            .map(|(text, act)| format!("  *'{text}'*) {act} ;;\n"))
             .collect();
         // The console goes through a pipe with a name, so that its lines wake us.
         format!(
@@ -225,6 +225,9 @@ mod tests {
         assert!(plain.contains("--cpus 2 --on-reboot reset"), "{plain}");
         assert!(plain.ends_with("command)\" --rng\n"), "{plain}");
         let acting = boot.when(UP, "press").script("/t");
-        assert!(acting.contains("*THIMBLE-GUEST-UP*) press ;;"), "{acting}");
+        assert!(
+            acting.contains("*'THIMBLE-GUEST-UP'*) press ;;"),
+            "{acting}"
+        );
     }
 }
