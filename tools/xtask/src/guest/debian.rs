@@ -117,13 +117,15 @@ impl Apt {
 
 /// Where to get a series from, and the package's name there.
 pub(crate) fn find_kernel(series: &Series, scratch: &Path) -> Outcome<(Apt, String)> {
-    let system = Apt::system();
-    let mut found = system.newest_kernel(series.name)?;
-    if found.is_none() && rustix::process::geteuid().is_root() {
-        // A fresh machine's lists are empty.
-        apt::refresh()?;
-        found = system.newest_kernel(series.name)?;
+    if rustix::process::geteuid().is_root()
+        && let Err(failure) = apt::refresh()
+    {
+        // A fresh machine's lists are empty, and old ones name packages that the mirror has
+        // replaced. Those of a machine without a network may still do: the packages may be cached.
+        report::note(&format!("the package lists stay as they are: {failure}"));
     }
+    let system = Apt::system();
+    let found = system.newest_kernel(series.name)?;
     if let Some(package) = found {
         return Ok((system, package));
     }
