@@ -110,6 +110,15 @@ pub fn lock(file: &File, access: Access) -> Result<(), LockError> {
     result
 }
 
+/// Whether somebody, this process included, uses `file` as an image: for who is about to overwrite
+/// a file that may be one. Takes no lock.
+///
+/// # Errors
+/// [`LockError`].
+pub fn check_unused(file: &File) -> Result<(), LockError> {
+    test(file, Access::Write)
+}
+
 /// Gives the locks back, as when a migrated guest's disk goes to its new host.
 pub fn unlock(file: &File) {
     let whole = flock(libc::F_UNLCK, HELD_BASE, UNSHARED_BASE - HELD_BASE + 64);

@@ -88,3 +88,34 @@ fn the_generation_id_is_the_one_the_guest_sees() {
     let guid = told["guid"].as_str().unwrap();
     assert!(seen.contains(guid), "{guid} in {seen}");
 }
+
+#[test]
+fn a_refused_or_failed_dump_leaves_files_that_were_there() {
+    if skip::without_kvm() {
+        return;
+    }
+    let content = [0x5a; 1 << 16];
+    let mut guest = Launch::new()
+        .control()
+        .disk("disk.img", &content, "")
+        .start();
+    guest.expect(PROMPT);
+    let mine = guest.path("mine");
+    std::fs::write(&mine, "precious").unwrap();
+    let mut client = guest.client();
+    // No RAM is there.
+    let nowhere = json!({"val": 0xd000_0000u64, "size": 4096, "filename": mine});
+    client.try_execute("pmemsave", nowhere).unwrap_err();
+    assert_eq!(std::fs::read(&mine).unwrap(), b"precious");
+
+    let disk = guest.path("disk.img");
+    let onto_disk = json!({"val": 0, "size": 4096, "filename": disk});
+    client.try_execute("pmemsave", onto_disk).unwrap_err();
+    let protocol = format!("file:{}", disk.display());
+    let onto_disk = json!({"paging": false, "protocol": protocol});
+    let error = client
+        .try_execute("dump-guest-memory", onto_disk)
+        .unwrap_err();
+    assert!(error.desc.contains("disk in use"), "{}", error.desc);
+    assert_eq!(std::fs::read(&disk).unwrap(), content);
+}

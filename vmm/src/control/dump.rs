@@ -1,6 +1,7 @@
 //! `dump-guest-memory`: start, progress, end.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use api_socket::qmp::types::{
     DumpCompletedData, DumpGuestMemoryArguments, DumpGuestMemoryCapability, DumpGuestMemoryFormat,
     DumpQueryResult, DumpStatus, JobStatus, JobStatusChangeData,
 };
+use devices::disk::lock::{self, LockError};
 use devices::memory::GuestMemory;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -194,7 +196,8 @@ fn prepare(
 }
 
 /// Opens or makes the file a client names, or takes it from a set of descriptors. The second value
-/// is the path, if the file is ours to remove.
+/// is the path, if the file is new and so ours to remove. One that was there is emptied later, when
+/// the job begins to write.
 pub(super) fn open_output(
     main: &MainLoop,
     path: &str,
@@ -202,19 +205,26 @@ pub(super) fn open_output(
     if let Some(member) = main.fd_sets.open(path) {
         return Ok((File::from(member?), None));
     }
-    let failed =
-        |error: std::io::Error| QmpError::generic(format_args!("Could not open '{path}': {error}"));
+    let failed = |why: &dyn std::fmt::Display| {
+        QmpError::generic(format_args!("Could not open '{path}': {why}"))
+    };
     // O_NONBLOCK: a FIFO without a reader is an error, and never a hang.
-    let file = OpenOptions::new()
+    let mut options = OpenOptions::new();
+    options
         .write(true)
-        .create(true)
-        .truncate(true)
         .mode(0o600)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(failed)?;
-    let regular = file.metadata().map_err(failed)?.is_file();
-    Ok((file, regular.then(|| PathBuf::from(path))))
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC);
+    match options.clone().create_new(true).open(path) {
+        Ok(file) => return Ok((file, Some(PathBuf::from(path)))),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(&error)),
+    }
+    let file = options.open(path).map_err(|error| failed(&error))?;
+    // Where the host knows no such locks, nobody could have taken any.
+    if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
+        return Err(failed(&"it is the image of a disk in use"));
+    }
+    Ok((file, None))
 }
 
 /// Finishes what a job began. Returns the client that got its answer.
