@@ -22,8 +22,9 @@ const MAX_CLIENTS: usize = 64;
 /// Most descriptors one client may keep with `getfd`.
 const MAX_NAMED_FDS: usize = 64;
 
-/// How long no connection is accepted after one could not be.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How long nobody is let in after a connection could not be accepted. The host may be out of
+/// descriptors for a moment, and then nobody need ever leave to tell us that it has some again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How long the end of the process waits for clients to take what is addressed to them.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -40,9 +41,10 @@ pub struct Clients {
     clients: BTreeMap<u32, Client>,
     next_number: u32,
     throttle: EventThrottle,
-    /// Whether the listeners are watched; not while [`MAX_CLIENTS`] are connected.
+    /// Whether the listeners are watched; not while [`MAX_CLIENTS`] are connected, nor for a while
+    /// after a connection could not be accepted.
     listening: bool,
-    /// When they are to be watched again after a connection could not be accepted.
+    /// When that while is over.
     listen_again: Option<Instant>,
 }
 
@@ -65,6 +67,12 @@ impl Clients {
         })
     }
 
+    /// Whether there is a control socket at all.
+    #[must_use]
+    pub fn any_socket(&self) -> bool {
+        !self.listeners.is_empty()
+    }
+
     /// Takes one connection from a listener that is ready.
     pub fn accept(&mut self, number: u32, poller: &Poller) {
         let Some(listener) = usize::try_from(number)
@@ -77,11 +85,9 @@ impl Clients {
             Ok(Some(connection)) => self.greet(connection, poller),
             Ok(None) => {}
             Err(error) => {
-                // Out of descriptors or memory: whoever waits is asked in a while, or when somebody
-                // leaves.
-                log::warn!("cannot accept a control connection: {error}");
+                devices::limited_warn!("cannot accept a control connection: {error}");
                 self.set_listening(false, poller);
-                self.listen_again = Some(Instant::now() + ACCEPT_PAUSE);
+                self.listen_again = Some(Instant::now() + PAUSE);
             }
         }
     }
@@ -194,21 +200,20 @@ impl Clients {
     /// How long the main loop may sleep before [`Self::do_due`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let deadlines = [self.throttle.next_deadline(), self.listen_again];
-        let deadline = deadlines.into_iter().flatten().min()?;
+        let throttled = self.throttle.next_deadline();
+        let deadline = throttled.into_iter().chain(self.listen_again).min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells the events that were held back and are due; accepts connections again.
+    /// Tells the events that were held back and are due, and lets clients in again.
     pub fn do_due(&mut self, poller: &Poller) {
         let now = Instant::now();
+        if self.listen_again.is_some_and(|again| again <= now) {
+            self.listen_again = None;
+            self.set_listening(self.clients.len() < MAX_CLIENTS, poller);
+        }
         for (event, timestamp) in self.throttle.due(now) {
             self.broadcast(&EventLine::new(&event, timestamp), poller);
-        }
-        if self.listen_again.take_if(|due| *due <= now).is_some()
-            && self.clients.len() < MAX_CLIENTS
-        {
-            self.set_listening(true, poller);
         }
     }
 

@@ -119,3 +119,39 @@ fn a_refused_or_failed_dump_leaves_files_that_were_there() {
     assert!(error.desc.contains("disk in use"), "{}", error.desc);
     assert_eq!(std::fs::read(&disk).unwrap(), content);
 }
+
+#[test]
+fn a_moment_without_descriptors_does_not_deafen_the_socket() {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixStream;
+
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    if skip::without_kvm() {
+        return;
+    }
+    let mut guest = Launch::new().control().start();
+    guest.expect(PROMPT);
+    let process = Pid::from_raw(i32::try_from(guest.pid()).unwrap());
+    let roomy = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        ..roomy.clone()
+    };
+    prlimit(process, Resource::Nofile, none).unwrap();
+    let client = UnixStream::connect(guest.path("control.sock")).unwrap();
+    // The same thread serves the console: it has seen the client by then.
+    guest.type_line("help");
+    guest.expect(PROMPT);
+    assert!(
+        guest.stderr().contains("cannot accept"),
+        "{}",
+        guest.stderr()
+    );
+    prlimit(process, Resource::Nofile, roomy).unwrap();
+    client
+        .set_read_timeout(Some(std::time::Duration::from_secs(30)))
+        .unwrap();
+    let mut greeting = String::new();
+    BufReader::new(client).read_line(&mut greeting).unwrap();
+    assert!(greeting.contains("QMP"), "{greeting}");
+}
