@@ -54,6 +54,15 @@ pub enum LaunchError {
     /// A control socket.
     #[error("control socket")]
     Control(#[from] ListenError),
+    /// An inherited descriptor that is no control socket.
+    #[error("control socket fd={fd}")]
+    NotControl {
+        /// Its number.
+        fd: RawFd,
+        /// Why.
+        #[source]
+        source: ListenError,
+    },
     /// An inherited control socket that is not there.
     #[error("control socket fd={fd}: the descriptor is not open; start thimble with it inherited")]
     InheritedControl {
@@ -162,22 +171,38 @@ impl SocketFiles {
     }
 }
 
-/// Listens on the control sockets.
+/// Takes the inherited control sockets over, in the configuration's order. To be called before this
+/// process opens anything: a number that was not inherited would soon name something of ours.
+///
+/// # Errors
+/// [`LaunchError::InheritedControl`], [`LaunchError::NotControl`].
+pub fn inherited(config: &Checked) -> Result<Vec<Listener>, LaunchError> {
+    let numbers = config.control.iter().filter_map(|control| match control {
+        CheckedControl::Path(_) => None,
+        CheckedControl::Fd(fd) => Some(*fd),
+    });
+    numbers
+        .map(|fd| {
+            let socket = take_inherited(fd).ok_or(LaunchError::InheritedControl { fd })?;
+            Listener::inherit(socket).map_err(|source| LaunchError::NotControl { fd, source })
+        })
+        .collect()
+}
+
+/// Listens on the control sockets; `inherited` are those that exist already.
 ///
 /// # Errors
 /// [`LaunchError`].
-pub fn control(config: &Checked) -> Result<ControlSockets, LaunchError> {
+pub fn control(config: &Checked, inherited: Vec<Listener>) -> Result<ControlSockets, LaunchError> {
     let mut sockets = ControlSockets::default();
+    let mut inherited = inherited.into_iter();
     for control in &config.control {
         match control {
             CheckedControl::Path(path) => {
                 sockets.listeners.push(Listener::bind(path)?);
                 sockets.files.add(path);
             }
-            CheckedControl::Fd(fd) => {
-                let socket = inherited(*fd).ok_or(LaunchError::InheritedControl { fd: *fd })?;
-                sockets.listeners.push(Listener::inherit(socket)?);
-            }
+            CheckedControl::Fd(_) => sockets.listeners.extend(inherited.next()),
         }
     }
     Ok(sockets)
@@ -188,12 +213,12 @@ pub fn control(config: &Checked) -> Result<ControlSockets, LaunchError> {
     unsafe_code,
     reason = "a number on the command line becomes a descriptor"
 )]
-fn inherited(fd: RawFd) -> Option<OwnedFd> {
+fn take_inherited(fd: RawFd) -> Option<OwnedFd> {
     if !Path::new("/proc/self/fd").join(fd.to_string()).exists() {
         return None;
     }
-    // SAFETY: the descriptor is open, and nothing in this process has it: it was inherited, each
-    // number is named once in a checked configuration, and this stage comes first.
+    // SAFETY: the descriptor is open, and nothing in this process has it: it was inherited, since
+    // nothing has been opened yet, and each number is named once in a checked configuration.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

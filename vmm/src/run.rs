@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use api_socket::config::{
     Checked, CheckedSerial, LogLevel, PanicAction, PoweroffAction, RebootAction,
 };
+use api_socket::qmp::socket::Listener;
 use api_socket::qmp::types as wire;
 use devices::chardev::open::{self as chardev_open, Spec};
 use devices::chardev::terminal::RawTerminal;
@@ -44,23 +45,29 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
         io::stdout().write_all(config.to_json()?.as_bytes())?;
         return Ok(ExitStatus::Clean);
     }
+    // Before anything is opened, the pipe of the split included.
+    let inherited = launch::inherited(&checked)?;
     if !checked.daemonize {
-        return machine(checked, None);
+        return machine(checked, inherited, None);
     }
     match daemon::split()? {
         Side::Parent(status) => Ok(status),
-        Side::Child(readiness) => machine(checked, Some(readiness)),
+        Side::Child(readiness) => machine(checked, inherited, Some(readiness)),
     }
 }
 
 /// Opens, builds and runs one machine.
-fn machine(config: Checked, readiness: Option<Readiness>) -> Result<ExitStatus, Failure> {
+fn machine(
+    config: Checked,
+    inherited: Vec<Listener>,
+    readiness: Option<Readiness>,
+) -> Result<ExitStatus, Failure> {
     logging::install(level(config.log.level), launch::log_file(&config)?);
     one_heap();
     // Before the first thread, so that every thread has them blocked.
     let signals = Signals::block()?;
     let pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;
-    let mut control = launch::control(&config)?;
+    let mut control = launch::control(&config, inherited)?;
     let boot = launch::boot_source(&config)?;
     let disks = launch::disks(&config)?;
     let (chardev, terminal) = console(&config)?;

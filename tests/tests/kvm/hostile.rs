@@ -139,3 +139,20 @@ fn what_was_dumped_is_taken_again() {
         .start();
     assert_eq!(second.expect_exit(status::CLEAN), dumped);
 }
+
+#[test]
+fn a_control_descriptor_that_was_not_inherited() {
+    // Numbers that this process uses itself, once it has begun.
+    for fd in 3..=6 {
+        let socket = format!("fd={fd}");
+        for also in [&[][..], &["--daemonize"]] {
+            refused(
+                Launch::new().args(["--control", &socket]).args(also),
+                status::FAILED,
+                &[&format!(
+                    "control socket fd={fd}: the descriptor is not open"
+                )],
+            );
+        }
+    }
+}
