@@ -23,7 +23,7 @@ use rustix::net::{
 use super::session::{MAX_FDS, Session};
 
 /// Connections that may wait to be accepted.
-const BACKLOG: i32 = 16;
+const BACKLOG: i32 = 128;
 /// Bytes taken from the socket at a time: commands are a few hundred bytes.
 const READ_SIZE: usize = 16 << 10;
 
