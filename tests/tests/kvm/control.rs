@@ -135,7 +135,7 @@ fn a_moment_without_descriptors_does_not_deafen_the_socket() {
     let roomy = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),
-        ..roomy.clone()
+        ..roomy
     };
     prlimit(process, Resource::Nofile, none).unwrap();
     let client = UnixStream::connect(guest.path("control.sock")).unwrap();
