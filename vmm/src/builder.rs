@@ -2,6 +2,7 @@
 //!
 //! The order is measured, not taste; see [`crate::kvm`] for the first four.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -48,7 +49,16 @@ pub enum BuildError {
     Attach(#[from] AttachError),
     /// Kernel, initrd, command line.
     #[error(transparent)]
-    Boot(#[from] BootError),
+    Boot(BootError),
+    /// The kernel or the initrd, a file.
+    #[error("{}", path.display())]
+    BootFile {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BootError,
+    },
     /// The I/O thread.
     #[error(transparent)]
     Io(#[from] IoThreadError),
@@ -121,7 +131,8 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         virtio_mmio_slots: virtio.iter().map(|slot| slot.slot).collect(),
         generation_id,
     };
-    let state = parts.boot.load(&ram, &tables)?;
+    let loaded = parts.boot.load(&ram, &tables);
+    let state = loaded.map_err(|error| blame(&config, error))?;
     if let Some(boot_cpu) = vcpus.first() {
         entry::enter(boot_cpu, &state)?;
     }
@@ -155,6 +166,19 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         held: true,
     };
     Ok((machine, receiver))
+}
+
+/// Names the file that is wrong, if it is one.
+fn blame(config: &Checked, source: BootError) -> BuildError {
+    let file = config.kernel.as_ref().and_then(|kernel| match source {
+        BootError::Kernel(_) => Some(kernel.path.clone()),
+        BootError::Initrd(_) => kernel.initrd.clone(),
+        _ => None,
+    });
+    match file {
+        Some(path) => BuildError::BootFile { path, source },
+        None => BuildError::Boot(source),
+    }
 }
 
 /// Gives every vCPU its CPUID and the MSRs a fresh vCPU needs.
