@@ -4,11 +4,12 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use api_socket::config::{Checked, CheckedControl, CheckedDisk};
 use api_socket::qmp::socket::{ListenError, Listener};
+use devices::disk::SECTOR_SIZE;
 use devices::disk::lock::{self, Access, LockError};
 use devices::disk::open::OpenError as DiskOpenError;
 use firmware::cmdline;
@@ -16,6 +17,9 @@ use firmware::open::{BootFile, OpenError as BootOpenError, open as open_boot_fil
 
 use crate::attach::blk::cache_mode;
 use crate::boot_source::{BootSource, KernelSource};
+
+/// What a qcow or qcow2 image begins with (QEMU's docs/interop/qcow2).
+const QCOW_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 /// A disk image, opened and locked.
 pub struct OpenDisk {
@@ -134,10 +138,32 @@ fn open_disk(config: &CheckedDisk) -> Result<OpenDisk, LaunchError> {
         path: config.path.clone(),
         source,
     })?;
+    warn_about(config, &file);
     Ok(OpenDisk {
         config: config.clone(),
         file,
     })
+}
+
+/// Says what of an image is probably not as the user thinks.
+fn warn_about(config: &CheckedDisk, file: &File) {
+    let (id, path) = (&config.id, config.path.display());
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    let partial = size % SECTOR_SIZE;
+    if partial != 0 {
+        log::warn!(
+            "{id}: {path}: the last {partial} bytes are less than a sector and are left out; pad \
+             the image to a multiple of {SECTOR_SIZE}"
+        );
+    }
+    // Only a warning: what is in a raw image is the guest's to choose.
+    let mut start = [0; 4];
+    if file.read_exact_at(&mut start, 0).is_ok() && start == QCOW_MAGIC {
+        log::warn!(
+            "{id}: {path}: looks like a qcow2 image, and is used as a raw one; make a raw one with \
+             qemu-img convert -O raw"
+        );
+    }
 }
 
 /// Control sockets that listen, and the paths to remove at the end.

@@ -87,8 +87,7 @@ pub struct RawDisk {
 
 impl RawDisk {
     /// A disk on `file`, opened for writing unless `read_only`, and with `O_DIRECT` if `cache` is
-    /// direct ([`super::open::open`] does both). A regular file's last partial sector is left out,
-    /// with a warning in the log.
+    /// direct ([`super::open::open`] does both). A regular file's last partial sector is left out.
     ///
     /// # Errors
     /// [`RawError`].
@@ -104,13 +103,6 @@ impl RawDisk {
         };
         let bytes = size(&mut file).map_err(probe("the size"))?;
         let capacity = bytes - bytes % SECTOR_SIZE;
-        if capacity != bytes {
-            log::warn!(
-                "the last {} bytes of the disk image are less than a sector and are left \
-                        out; pad the image to a multiple of {SECTOR_SIZE}",
-                bytes - capacity
-            );
-        }
         let sector = SECTOR_SIZE as u32;
         let (block_size, physical) = match kind {
             Kind::File => (sector, sector),

@@ -291,3 +291,18 @@ fn block_devices_can_be_asked_about() {
         .execute("query-named-block-nodes", Value::Null);
     assert_eq!(nodes[0]["node-name"], "root", "{nodes}");
 }
+
+#[test]
+fn an_image_that_is_probably_not_meant_so_is_named() {
+    if skip::without_kvm() {
+        return;
+    }
+    let mut content = vec![0; 1000];
+    content[..4].copy_from_slice(b"QFI\xfb");
+    let mut guest = Launch::new().disk("odd.img", &content, "").start();
+    guest.expect(PROMPT);
+    let said = guest.stderr();
+    for text in ["odd.img", "the last 488 bytes", "looks like a qcow2 image"] {
+        assert!(said.contains(text), "no mention of {text:?} in: {said}");
+    }
+}
