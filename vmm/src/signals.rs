@@ -23,11 +23,17 @@ pub struct Signals {
 
 impl Signals {
     /// Blocks the ending signals for this thread and all it starts, and opens their descriptor.
-    /// SIGPIPE is ignored by Rust's runtime already: a client that goes away is an error return.
+    /// SIGPIPE is ignored by Rust's runtime already: a client that goes away is an error return. So
+    /// is, from here on, a file that may not grow (RLIMIT_FSIZE): a guest that writes to its disk
+    /// must not be able to end the process.
     ///
     /// # Errors
     /// What the kernel answered.
     pub fn block() -> io::Result<Self> {
+        // SAFETY: no handler is installed, and SIG_IGN is a disposition SIGXFSZ may have.
+        if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         let set = create_sigset(&ENDING).map_err(io::Error::from)?;
         // SAFETY: `set` is initialised; a null old-set is allowed.
         let rc =

@@ -156,3 +156,29 @@ fn a_control_descriptor_that_was_not_inherited() {
         }
     }
 }
+
+#[test]
+fn a_file_size_limit_is_an_error_and_not_the_end() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    if skip::without_kvm() {
+        return;
+    }
+    let launch = Launch::new()
+        .control()
+        .disk("disk.img", &[0; 1 << 16], "")
+        .arg("--paused");
+    let mut guest = launch
+        .args(["--cmdline", "op=write requests=64", "--kernel"])
+        .arg(harness::guests::BLK_BENCH)
+        .start();
+    let mut client = guest.client();
+    let process = Pid::from_raw(i32::try_from(guest.pid()).unwrap());
+    let small = Rlimit {
+        current: Some(0),
+        maximum: None,
+    };
+    prlimit(process, Resource::Fsize, small).unwrap();
+    client.execute("cont", serde_json::Value::Null);
+    guest.expect("errors=64");
+    guest.expect_exit(status::CLEAN);
+}
