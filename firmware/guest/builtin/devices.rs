@@ -78,14 +78,14 @@ fn show_disk(transport: Transport) -> Result<(), Error> {
     if disk.capacity() == 0 {
         return Ok(());
     }
-    match disk.read(0, buffer, 0, blk::SECTOR as u32)? {
-        blk::OK => {
+    match read_block(&mut disk, 0)? {
+        (blk::OK, block, _) => {
             let mut start = [0; SHOWN];
-            buffer.copy_to(0, &mut start);
+            block.copy_to(0, &mut start);
             print!("          starts with ");
             print_hex(&start);
         }
-        status => println!("          sector 0 cannot be read (status {status})"),
+        (status, ..) => println!("          sector 0 cannot be read (status {status})"),
     }
     Ok(())
 }
@@ -124,17 +124,25 @@ pub(crate) fn print_sector(sector: u64) {
 
 fn read_sector(transport: Transport, sector: u64) -> Result<u8, Error> {
     let mut disk = Blk::new(transport)?;
-    let buffer = Region::allocate(blk::SECTOR);
-    let status = disk.read(sector, buffer, 0, blk::SECTOR as u32)?;
+    let (status, block, start) = read_block(&mut disk, sector)?;
     if status == blk::OK {
         for offset in (0..blk::SECTOR).step_by(SHOWN) {
             let mut row = [0; SHOWN];
-            buffer.copy_to(offset, &mut row);
+            block.copy_to(start + offset, &mut row);
             print!("  {offset:03x}  ");
             print_hex(&row);
         }
     }
     Ok(status)
+}
+
+/// Reads the block a sector is in. Returns the status, the block, and where in it the sector begins.
+fn read_block(disk: &mut Blk, sector: u64) -> Result<(u8, Region, u64), Error> {
+    let sectors = disk.block_sectors();
+    let within = sector % sectors;
+    let block = Region::allocate(sectors * blk::SECTOR);
+    let status = disk.read(sector - within, block, 0, block.length() as u32)?;
+    Ok((status, block, within * blk::SECTOR))
 }
 
 fn print_hex(bytes: &[u8]) {

@@ -59,6 +59,8 @@ pub const ID_LENGTH: u32 = 20;
 const CONFIG_CAPACITY: u64 = 0;
 /// Offset of the most segments.
 const CONFIG_SEG_MAX: u64 = 12;
+/// Offset of the block size.
+const CONFIG_BLK_SIZE: u64 = 20;
 
 /// Request header and status byte of one request in flight.
 const HEADER_STRIDE: u64 = 32;
@@ -130,6 +132,14 @@ impl Blk {
     /// Sectors.
     pub fn capacity(&self) -> u64 {
         self.transport.config64(CONFIG_CAPACITY)
+    }
+
+    /// Sectors of a block: requests begin and end with one.
+    pub fn block_sectors(&self) -> u64 {
+        match self.features & F_BLK_SIZE {
+            0 => 1,
+            _ => (u64::from(self.transport.config32(CONFIG_BLK_SIZE)) / SECTOR).max(1),
+        }
     }
 
     /// Most segments of one request, by the device and by this driver.
