@@ -300,8 +300,13 @@ impl Disk for RawDisk {
         if self.kind == Kind::File {
             self.file.set_len(bytes)?;
         }
-        let bytes = size(&mut self.file)?;
-        self.geometry.capacity = bytes - bytes % SECTOR_SIZE;
+        let present = size(&mut self.file)?;
+        if present != bytes {
+            // A block device has the size it has.
+            let text = format!("the device has {present} bytes; change its size first");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        self.geometry.capacity = bytes;
         Ok(self.geometry)
     }
 }

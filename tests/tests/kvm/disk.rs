@@ -306,3 +306,58 @@ fn an_image_that_is_probably_not_meant_so_is_named() {
         assert!(said.contains(text), "no mention of {text:?} in: {said}");
     }
 }
+
+/// A block device with blocks of 4096 bytes on `image`; detached at the end.
+struct Loop(String);
+
+impl Loop {
+    fn new(image: &std::path::Path) -> Option<Self> {
+        let made = Command::new("losetup")
+            .args(["--find", "--show", "--sector-size", "4096"])
+            .arg(image)
+            .output()
+            .ok()?;
+        let name = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+        made.status.success().then_some(Self(name))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // What is left over then is one loop device.
+        drop(
+            Command::new("losetup")
+                .arg("--detach")
+                .arg(&self.0)
+                .status(),
+        );
+    }
+}
+
+#[test]
+fn a_block_device_with_large_blocks_is_read_and_keeps_its_size() {
+    if skip::without_kvm() || skip::without_program("losetup") {
+        return;
+    }
+    let launch = Launch::new().control();
+    let image = launch.path("blocks.img");
+    let mut content = vec![0; 1 << 20];
+    content[..8].copy_from_slice(b"MARKER42");
+    std::fs::write(&image, &content).unwrap();
+    let Some(device) = Loop::new(&image) else {
+        skip::note("no loop device can be made here");
+        return;
+    };
+    let mut guest = launch.args(["--disk", &device.0]).start();
+    let seen = guest.expect(PROMPT);
+    assert!(seen.contains("MARKER42"), "{seen}");
+
+    let mut client = guest.client();
+    for size in [1 << 19, 1 << 30] {
+        let resize = serde_json::json!({"device": "disk0", "size": size});
+        let error = client.try_execute("block_resize", resize).unwrap_err();
+        assert!(error.desc.contains("1048576 bytes"), "{}", error.desc);
+    }
+    client.execute("quit", Value::Null);
+    guest.expect_exit(status::CLEAN);
+}
