@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use harness::guest::{Guest, Launch, status};
 use harness::{guests, obey, skip};
@@ -311,7 +312,7 @@ fn an_image_that_is_probably_not_meant_so_is_named() {
 struct Loop(String);
 
 impl Loop {
-    fn new(image: &std::path::Path) -> Option<Self> {
+    fn new(image: &Path) -> Option<Self> {
         let made = Command::new("losetup")
             .args(["--find", "--show", "--sector-size", "4096"])
             .arg(image)

@@ -2,6 +2,7 @@
 //! exit status is 2.
 
 use harness::guest::{Launch, status};
+use harness::skip;
 
 /// Starts, wants the exit status and a mention of each text on stderr, and no panic.
 #[track_caller]
