@@ -73,6 +73,12 @@ impl Clients {
         !self.listeners.is_empty()
     }
 
+    /// Whether anybody is connected.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// Takes one connection from a listener that is ready.
     pub fn accept(&mut self, number: u32, poller: &Poller) {
         let Some(listener) = usize::try_from(number)

@@ -131,6 +131,10 @@ impl MainLoop {
                     break;
                 }
                 self.serve(event);
+                if !self.clients.any() {
+                    // As in QEMU: whoever comes next cannot know of these sets.
+                    self.fd_sets.clear();
+                }
             }
             self.clients.do_due(&self.poller);
             if let Some(ending) = self.ending {

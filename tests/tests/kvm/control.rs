@@ -155,3 +155,38 @@ fn a_moment_without_descriptors_does_not_deafen_the_socket() {
     BufReader::new(client).read_line(&mut greeting).unwrap();
     assert!(greeting.contains("QMP"), "{greeting}");
 }
+
+#[test]
+fn a_serial_socket_goes_with_the_process() {
+    if skip::without_kvm() {
+        return;
+    }
+    let launch = Launch::new().control();
+    let path = launch.path("serial.sock");
+    let serial = format!("socket={}", path.display());
+    let mut guest = launch.args(["--serial", &serial]).start();
+    guest.client().execute("quit", Value::Null);
+    guest.expect_exit(status::CLEAN);
+    assert!(!path.exists(), "the socket outlived its process");
+}
+
+#[test]
+fn sets_of_descriptors_go_with_the_last_client() {
+    use std::os::fd::AsFd;
+    if skip::without_kvm() {
+        return;
+    }
+    let mut guest = ready();
+    let sets = |client: &mut harness::control::Client| client.execute("query-fdsets", Value::Null);
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut giver = guest.client();
+    giver
+        .session()
+        .execute_with_fds("add-fd", json!({"fdset-id": 7}), &[null.as_fd()])
+        .unwrap();
+    let mut other = guest.client();
+    drop(giver);
+    assert_eq!(sets(&mut other)[0]["fdset-id"], 7);
+    drop(other);
+    assert_eq!(sets(&mut guest.client()), json!([]));
+}

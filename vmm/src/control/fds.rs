@@ -1,5 +1,6 @@
 //! Descriptors that clients hand over: named ones (`getfd`), kept per client, and sets (`add-fd`),
-//! which belong to the machine and are named `/dev/fdset/N` wherever a file is asked for.
+//! which all clients share until the last has gone, named `/dev/fdset/N` wherever a file is asked
+//! for.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -114,6 +115,11 @@ impl FdSets {
             self.0.remove(&fdset_id);
         }
         Ok(())
+    }
+
+    /// Closes everything: the last client has gone.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
     }
 
     pub(super) fn query(&self) -> Vec<FdsetInfo> {
