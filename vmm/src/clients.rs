@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use api_socket::qmp::error::QmpError;
@@ -13,8 +13,9 @@ use api_socket::qmp::event::{Event, EventLine, Timestamp};
 use api_socket::qmp::session::{Reply, Request, Token as RequestToken};
 use api_socket::qmp::socket::{Connection, Listener};
 use api_socket::qmp::throttle::EventThrottle;
+use devices::limited_warn;
 
-use crate::poller::{Interest, Poller, Token};
+use crate::poller::{Interest, Poller, Token, wait_writable};
 
 /// Most clients at a time; more wait in the sockets' backlogs.
 const MAX_CLIENTS: usize = 64;
@@ -22,9 +23,8 @@ const MAX_CLIENTS: usize = 64;
 /// Most descriptors one client may keep with `getfd`.
 const MAX_NAMED_FDS: usize = 64;
 
-/// How long nobody is let in after a connection could not be accepted. The host may be out of
-/// descriptors for a moment, and then nobody need ever leave to tell us that it has some again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long nobody is let in after that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the end of the process waits for clients to take what is addressed to them.
 const FAREWELL: Duration = Duration::from_millis(200);
@@ -41,11 +41,10 @@ pub struct Clients {
     clients: BTreeMap<u32, Client>,
     next_number: u32,
     throttle: EventThrottle,
-    /// Whether the listeners are watched; not while [`MAX_CLIENTS`] are connected, nor for a while
-    /// after a connection could not be accepted.
+    /// Whether the listeners are watched; not while [`MAX_CLIENTS`] are connected, nor after a
+    /// failure until `listen_at`.
     listening: bool,
-    /// When that while is over.
-    listen_again: Option<Instant>,
+    listen_at: Option<Instant>,
 }
 
 impl Clients {
@@ -63,7 +62,7 @@ impl Clients {
             next_number: 0,
             throttle: EventThrottle::default(),
             listening: true,
-            listen_again: None,
+            listen_at: None,
         })
     }
 
@@ -91,11 +90,17 @@ impl Clients {
             Ok(Some(connection)) => self.greet(connection, poller),
             Ok(None) => {}
             Err(error) => {
-                devices::limited_warn!("cannot accept a control connection: {error}");
-                self.set_listening(false, poller);
-                self.listen_again = Some(Instant::now() + PAUSE);
+                limited_warn!("cannot accept a control connection: {error}");
+                self.pause_listening(Instant::now(), poller);
             }
         }
+    }
+
+    /// Out of descriptors or memory: who waits is let in when somebody leaves, or a little later.
+    /// The one who waits would else wake the main loop for ever.
+    fn pause_listening(&mut self, now: Instant, poller: &Poller) {
+        self.set_listening(false, poller);
+        self.listen_at = Some(now + ACCEPT_PAUSE);
     }
 
     fn greet(&mut self, connection: Connection, poller: &Poller) {
@@ -118,6 +123,7 @@ impl Clients {
     }
 
     fn set_listening(&mut self, on: bool, poller: &Poller) {
+        self.listen_at = None;
         if self.listening == on {
             return;
         }
@@ -203,23 +209,21 @@ impl Clients {
         }
     }
 
-    /// How long the main loop may sleep before [`Self::do_due`] has something to do.
+    /// How long the main loop may sleep before [`Self::catch_up`] has something to do.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let throttled = self.throttle.next_deadline();
-        let deadline = throttled.into_iter().chain(self.listen_again).min()?;
+        let deadlines = [self.throttle.next_deadline(), self.listen_at];
+        let deadline = deadlines.into_iter().flatten().min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Tells the events that were held back and are due, and lets clients in again.
-    pub fn do_due(&mut self, poller: &Poller) {
-        let now = Instant::now();
-        if self.listen_again.is_some_and(|again| again <= now) {
-            self.listen_again = None;
-            self.set_listening(self.clients.len() < MAX_CLIENTS, poller);
-        }
+    /// Does what is due at `now`: tells the events that were held back, listens again.
+    pub fn catch_up(&mut self, now: Instant, poller: &Poller) {
         for (event, timestamp) in self.throttle.due(now) {
             self.broadcast(&EventLine::new(&event, timestamp), poller);
+        }
+        if self.listen_at.is_some_and(|at| at <= now) {
+            self.set_listening(true, poller);
         }
     }
 
@@ -269,14 +273,169 @@ impl Clients {
             for &number in &numbers {
                 self.flush(number, poller);
             }
-            let owed = self
-                .clients
-                .values()
-                .any(|client| client.connection.wants_write());
+            let connections = self.clients.values().map(|client| &client.connection);
+            let owed: Vec<_> = connections
+                .filter(|connection| connection.wants_write())
+                .map(AsFd::as_fd)
+                .collect();
             let left = deadline.saturating_duration_since(Instant::now());
-            if !owed || left.is_zero() || poller.wait(Some(left)).is_err() {
+            if owed.is_empty() || left.is_zero() || wait_writable(owed, left).is_err() {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A control socket and a main loop's view of it.
+    struct Rig {
+        dir: tempfile::TempDir,
+        poller: Poller,
+        clients: Clients,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let listener = Listener::bind(&dir.path().join("qmp")).unwrap();
+            let poller = Poller::new().unwrap();
+            let clients = Clients::new(vec![listener], &poller).unwrap();
+            Self {
+                dir,
+                poller,
+                clients,
+            }
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.dir.path().join("qmp")).unwrap()
+        }
+
+        /// Serves what is ready, as the main loop does, but for commands, of which there must be none.
+        fn turn(&mut self) {
+            loop {
+                let ready = self.poller.wait(Some(Duration::ZERO)).unwrap();
+                if ready.is_empty() {
+                    return;
+                }
+                for ready in ready {
+                    match ready.token {
+                        Token::Listener(number) => self.clients.accept(number, &self.poller),
+                        Token::Client(number) => {
+                            self.clients.receive(number, ready.hung_up, &self.poller);
+                            assert!(self.clients.next_request(number).is_none());
+                            self.clients.flush(number, &self.poller);
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    impl Clients {
+        fn owes(&self) -> bool {
+            let mut clients = self.clients.values();
+            clients.any(|client| client.connection.wants_write())
+        }
+    }
+
+    fn some_fd() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn as_many_as_there_is_room_for_get_in_and_the_next_when_one_leaves() {
+        let mut rig = Rig::new();
+        let mut streams = Vec::new();
+        for _ in 0..MAX_CLIENTS {
+            streams.push(rig.connect());
+            rig.turn();
+        }
+        let mut late = rig.connect();
+        late.set_nonblocking(true).unwrap();
+        rig.turn();
+        assert_eq!(rig.clients.clients.len(), MAX_CLIENTS);
+        assert!(late.read(&mut [0]).is_err(), "nobody greets it yet");
+        streams.pop();
+        rig.turn();
+        assert_eq!(rig.clients.clients.len(), MAX_CLIENTS);
+        assert_eq!(late.read(&mut [0]).unwrap(), 1, "the greeting");
+    }
+
+    #[test]
+    fn after_a_failure_listeners_are_watched_again_though_nobody_leaves() {
+        let mut rig = Rig::new();
+        let failed = Instant::now();
+        rig.clients.pause_listening(failed, &rig.poller);
+        let _waiting = rig.connect();
+        rig.turn();
+        assert!(rig.clients.clients.is_empty());
+        let left = rig.clients.next_deadline().unwrap();
+        assert!(left <= ACCEPT_PAUSE);
+        rig.clients.catch_up(failed, &rig.poller);
+        rig.turn();
+        assert!(rig.clients.clients.is_empty());
+        rig.clients.catch_up(failed + ACCEPT_PAUSE, &rig.poller);
+        rig.turn();
+        assert_eq!(rig.clients.clients.len(), 1);
+        assert_eq!(rig.clients.next_deadline(), None);
+    }
+
+    #[test]
+    fn named_descriptors_are_bounded_and_go_with_their_client() {
+        let mut rig = Rig::new();
+        let stream = rig.connect();
+        rig.turn();
+        let clients = &mut rig.clients;
+        for number in 0..MAX_NAMED_FDS {
+            clients
+                .keep_fd(0, format!("fd{number}"), some_fd())
+                .unwrap();
+        }
+        clients
+            .keep_fd(0, "one-more".into(), some_fd())
+            .unwrap_err();
+        clients.keep_fd(0, "fd0".into(), some_fd()).unwrap();
+        clients.take_fd(0, "fd0").unwrap();
+        clients.take_fd(0, "fd0").unwrap_err();
+        clients.keep_fd(0, "one-more".into(), some_fd()).unwrap();
+        drop(stream);
+        rig.turn();
+        rig.clients.take_fd(0, "one-more").unwrap_err();
+    }
+
+    #[test]
+    fn what_is_owed_at_the_end_is_sent_to_who_reads() {
+        let mut rig = Rig::new();
+        let mut reading = rig.connect();
+        rig.turn();
+        reading
+            .write_all(b"{\"execute\":\"qmp_capabilities\"}")
+            .unwrap();
+        rig.turn();
+        let mut told = 0;
+        while !rig.clients.owes() {
+            assert!(told < 100_000, "a socket holds less");
+            rig.clients.tell(Event::Powerdown, &rig.poller);
+            told += 1;
+        }
+        // Who waits to be let in makes the end neither spin nor wait.
+        let _waiting = rig.connect();
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            reading.read_to_string(&mut text).unwrap();
+            text
+        });
+        rig.clients.farewell(&rig.poller);
+        assert!(!rig.clients.owes());
+        drop(rig);
+        assert_eq!(reader.join().unwrap().matches("POWERDOWN").count(), told);
     }
 }

@@ -1,16 +1,17 @@
 //! The host side of COM1 in the main loop: its descriptors, its input, its escape keys.
 
 use std::mem;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use devices::chardev::terminal::RawTerminal;
 use devices::chardev::{Chardev, ChardevInfo};
 use devices::legacy::serial::Serial;
+use devices::limited_warn;
 
 use crate::machine::lock;
-use crate::poller::{Interest, Poller, Token};
+use crate::poller::{Interest, Poller, Token, wait_writable};
 
 /// How long the end of the process waits for the console's reader to take the last output.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -86,7 +87,7 @@ impl Console {
         let watches = self.chardev.watches();
         for old in &before {
             if !watches.iter().any(|watch| watch.id == old.id) {
-                forget(poller, old.fd);
+                poller.forget(old.fd);
             }
         }
         for watch in watches {
@@ -104,7 +105,7 @@ impl Console {
                     let (id, fd) = (watch.id, watch.fd.as_raw_fd());
                     self.watched.push(Watched { id, fd, interest });
                 }
-                Err(error) => log::warn!("cannot watch the console: {error}"),
+                Err(error) => limited_warn!("cannot watch the console: {error}"),
             }
         }
     }
@@ -114,22 +115,119 @@ impl Console {
         let deadline = Instant::now() + FAREWELL;
         loop {
             let quit = self.process(serial, poller);
+            let watches = self.chardev.watches();
+            let mut waiting = watches.iter().filter(|watch| watch.write).peekable();
             let left = deadline.saturating_duration_since(Instant::now());
-            let waiting = self.watched.iter().any(|watched| watched.interest.write);
-            if quit || !waiting || left.is_zero() || poller.wait(Some(left)).is_err() {
+            if quit || waiting.peek().is_none() || left.is_zero() {
+                return;
+            }
+            if wait_writable(waiting.map(|watch| watch.fd), left).is_err() {
                 return;
             }
         }
     }
 }
 
-/// Stops watching a number whose file the device may have closed already, which did that too.
-#[expect(
-    unsafe_code,
-    reason = "the device has closed the descriptor, or is about to"
-)]
-fn forget(poller: &Poller, fd: RawFd) {
-    // SAFETY: the number is used for this one call only, which fails harmlessly if it is closed.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    drop(poller.remove(fd));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use devices::bus::BusDevice;
+    use devices::chardev::open::{Spec, open};
+    use vmm_sys_util::eventfd::EventFd;
+
+    /// COM1 on a socket, as the main loop has it.
+    struct Rig {
+        dir: tempfile::TempDir,
+        serial: Mutex<Serial>,
+        console: Console,
+        poller: Poller,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = open(&Spec::Socket(dir.path().join("com1"))).unwrap();
+            let chardev = Chardev::new("serial0", backend).unwrap();
+            let irq = Arc::new(EventFd::new(0).unwrap());
+            let mut rig = Self {
+                dir,
+                serial: Mutex::new(Serial::new(irq, Box::new(chardev.output()))),
+                console: Console::new(chardev, None),
+                poller: Poller::new().unwrap(),
+            };
+            rig.turn();
+            rig
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.dir.path().join("com1")).unwrap()
+        }
+
+        fn turn(&mut self) {
+            assert!(!self.console.process(&self.serial, &self.poller));
+        }
+
+        /// Turns once something is ready, which it must be.
+        fn ready_turn(&mut self) {
+            let ready = self.poller.wait(Some(Duration::from_secs(30))).unwrap();
+            assert!(ready.iter().any(|ready| ready.token == Token::Console));
+            self.turn();
+        }
+
+        /// The next byte the guest can read; 0 without one.
+        fn guest_reads(&mut self) -> u8 {
+            let mut byte = [0];
+            lock(&self.serial).read(0, &mut byte);
+            byte[0]
+        }
+    }
+
+    #[test]
+    fn clients_come_and_go_and_each_is_watched() {
+        let mut rig = Rig::new();
+        for byte in *b"abc" {
+            // The client gets the number of the one before.
+            let mut client = rig.connect();
+            rig.ready_turn();
+            client.write_all(&[byte]).unwrap();
+            rig.ready_turn();
+            assert_eq!(rig.guest_reads(), byte);
+            drop(client);
+            rig.ready_turn();
+        }
+        assert_eq!(rig.poller.wait(Some(Duration::ZERO)).unwrap(), []);
+    }
+
+    #[test]
+    fn the_last_output_is_waited_for() {
+        let mut rig = Rig::new();
+        let mut client = rig.connect();
+        rig.ready_turn();
+        // More than a socket holds: some of it waits in the device.
+        let room = 400_000;
+        for _ in 0..room {
+            lock(&rig.serial).write(0, b"x");
+        }
+        rig.turn();
+        let watched = rig.console.watched.iter();
+        assert!(watched.filter(|watched| watched.interest.write).count() == 1);
+        let reader = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            all.len()
+        });
+        rig.console.finish(&rig.serial, &rig.poller);
+        assert!(
+            !rig.console
+                .watched
+                .iter()
+                .any(|watched| watched.interest.write)
+        );
+        drop(rig);
+        assert!(reader.join().unwrap() > 64 << 10);
+    }
 }

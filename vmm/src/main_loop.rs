@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_socket::qmp::error::QmpError;
 use api_socket::qmp::event::Event;
@@ -123,7 +123,11 @@ impl MainLoop {
                 self.events.acknowledge();
             }
             self.guest_events();
-            if ready.is_empty() {
+            if self
+                .console
+                .next_deadline()
+                .is_some_and(|left| left.is_zero())
+            {
                 self.console();
             }
             for event in ready {
@@ -136,7 +140,7 @@ impl MainLoop {
                     self.fd_sets.clear();
                 }
             }
-            self.clients.do_due(&self.poller);
+            self.clients.catch_up(Instant::now(), &self.poller);
             if let Some(ending) = self.ending {
                 self.dump.abandon();
                 self.clients.farewell(&self.poller);

@@ -1,10 +1,11 @@
 //! The main loop's epoll, with typed tokens.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
@@ -139,15 +140,24 @@ impl Poller {
         Ok(epoll::delete(&self.epoll, fd)?)
     }
 
+    /// Stops watching a number whose file its owner may have closed already, which did that too.
+    #[expect(
+        unsafe_code,
+        reason = "a number that may be closed cannot be lent as a descriptor"
+    )]
+    pub fn forget(&self, fd: RawFd) {
+        let (epoll, no_event) = (self.epoll.as_raw_fd(), std::ptr::null_mut());
+        // SAFETY: any number will do: the kernel refuses those that are not watched, and reads no
+        // event to remove one.
+        unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_DEL, fd, no_event) };
+    }
+
     /// Waits until something is ready or `timeout` is over. Empty on a timeout or a signal.
     ///
     /// # Errors
     /// What the kernel answered.
-    pub fn wait(&self, timeout: Option<std::time::Duration>) -> io::Result<Vec<Ready>> {
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(t.subsec_nanos()),
-        });
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Vec<Ready>> {
+        let timeout = timeout.map(timespec);
         let mut events = [const { std::mem::MaybeUninit::uninit() }; BATCH];
         let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok((ready, _)) => ready,
@@ -169,12 +179,35 @@ impl Poller {
     }
 }
 
+/// Waits until one of `fds` takes output or has hung up, or `timeout` is over; whatever else is
+/// ready meanwhile does not matter.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn wait_writable<'fd>(
+    fds: impl IntoIterator<Item = BorrowedFd<'fd>>,
+    timeout: Duration,
+) -> io::Result<()> {
+    let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT);
+    let mut fds: Vec<_> = fds.into_iter().map(watch).collect();
+    match rustix::event::poll(&mut fds, Some(&timespec(timeout))) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     #[test]
     fn tokens_survive_the_trip() {
@@ -219,5 +252,34 @@ mod tests {
         );
         poller.remove(&ours).unwrap();
         assert_eq!(now(), []);
+    }
+
+    #[test]
+    fn a_number_is_forgotten_whether_it_is_open_or_not() {
+        let poller = Poller::new().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        poller.add(&ours, Token::Console, Interest::READ).unwrap();
+        drop(theirs);
+        assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap().len(), 1);
+        poller.forget(ours.as_raw_fd());
+        assert_eq!(poller.wait(Some(Duration::ZERO)).unwrap(), []);
+        poller.forget(ours.as_raw_fd());
+        poller.forget(RawFd::MAX);
+    }
+
+    #[test]
+    fn room_for_output_ends_the_wait_and_input_does_not() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        wait_writable([ours.as_fd()], Duration::MAX).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        while (&ours).write(&[0; 4096]).is_ok() {}
+        theirs.write_all(b"input").unwrap();
+        wait_writable([ours.as_fd()], Duration::ZERO).unwrap();
+        assert!(
+            (&ours).write(b"x").is_err(),
+            "there was no room to wait for"
+        );
+        drop(theirs);
+        wait_writable([ours.as_fd()], Duration::MAX).unwrap();
     }
 }
