@@ -12,9 +12,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::cli::ExitStatus;
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, WaitOptions};
+
+use crate::cli::ExitStatus;
 
 /// The child's end of the promise.
 #[derive(Debug)]
@@ -62,12 +63,9 @@ fn await_child(reader: OwnedFd, child: i32) -> io::Result<ExitStatus> {
     // The child has gone without a word on the pipe; it has said why on standard error.
     let status = rustix::process::waitpid(Pid::from_raw(child), WaitOptions::empty())?
         .and_then(|(_, status)| status.exit_status());
-    Ok(match status {
-        Some(0) => ExitStatus::Clean,
-        Some(2) => ExitStatus::Usage,
-        Some(3) => ExitStatus::GuestCrashed,
-        _ => ExitStatus::Failed,
-    })
+    Ok(status
+        .and_then(ExitStatus::from_code)
+        .unwrap_or(ExitStatus::Failed))
 }
 
 impl Readiness {

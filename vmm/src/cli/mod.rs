@@ -43,6 +43,13 @@ impl ExitStatus {
             Self::GuestCrashed => 3,
         }
     }
+
+    /// The status that has this code.
+    pub fn from_code(code: i32) -> Option<Self> {
+        [Self::Clean, Self::Failed, Self::Usage, Self::GuestCrashed]
+            .into_iter()
+            .find(|status| i32::from(status.code()) == code)
+    }
 }
 
 impl From<ExitStatus> for ExitCode {

@@ -46,7 +46,7 @@ pub enum KvmError {
     #[error("cannot open /dev/kvm")]
     Open(#[source] io::Error),
     /// Not the API this VMM speaks.
-    #[error("/dev/kvm speaks API version {0}, not 12")]
+    #[error("/dev/kvm speaks API version {0}, not {KVM_API_VERSION}")]
     ApiVersion(i32),
     /// A needed capability is absent.
     #[error("this kernel's KVM lacks {name:?}, needed for {need}")]
