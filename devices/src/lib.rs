@@ -21,5 +21,6 @@ pub mod irq;
 pub mod legacy;
 pub mod limited_log;
 pub mod memory;
+mod random;
 pub mod saved;
 pub mod virtio;

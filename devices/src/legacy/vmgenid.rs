@@ -10,7 +10,7 @@
 use std::fmt;
 use std::io;
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::random;
 
 /// A generation ID. Its text form is the usual one of a UUID, as QMP's `query-vm-generation-id`
 /// gives it.
@@ -30,14 +30,7 @@ impl GenerationId {
     /// What getrandom(2) answered.
     pub fn random() -> io::Result<Self> {
         let mut bytes = [0; 16];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match getrandom(rest, GetRandomFlags::empty()) {
-                Ok(n) => filled += n,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
+        random::fill(&mut bytes)?;
         // RFC 9562, 5.4: version 4 in octet 6, variant 10 in octet 8.
         bytes[6] = (bytes[6] & 0x0f) | 0x40;
         bytes[8] = (bytes[8] & 0x3f) | 0x80;

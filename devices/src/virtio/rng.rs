@@ -2,10 +2,6 @@
 //!
 //! The device is called on vCPU threads, its worker on the I/O thread. A request is answered with
 //! at most [`BYTES_MAX`] bytes, however large its buffer: 5.4.6.1 allows a device to fill less.
-#![expect(
-    unsafe_code,
-    reason = "getrandom has no wrapper among our dependencies"
-)]
 
 use std::any::Any;
 use std::io;
@@ -20,6 +16,7 @@ use super::saved::DeviceState;
 use super::spec::TYPE_ENTROPY;
 use crate::io_thread::{Fault, Source, Worker};
 use crate::memory::SharedMemory;
+use crate::random;
 use crate::saved::BadState;
 
 /// Largest queue. Linux's driver has one request at a time.
@@ -44,21 +41,7 @@ pub struct HostEntropy;
 
 impl Entropy for HostEntropy {
     fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            // SAFETY: the pointer and the length are those of `rest`, which is ours to write.
-            let answer = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
-            match usize::try_from(answer) {
-                Ok(done) => rest = rest.get_mut(done..).unwrap_or_default(),
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        }
-        Ok(())
+        random::fill(bytes)
     }
 }
 
