@@ -5,7 +5,7 @@
 //! device up without a lock and then locks that device alone.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A device as the bus sees it. Offsets are relative to the start of the device's range, and
 /// `offset + data.len()` never leaves that range.
@@ -52,6 +52,13 @@ struct Entry {
     last: u64,
     name: String,
     device: SharedDevice,
+}
+
+impl Entry {
+    /// The device's lock. A device that panicked took the process along, so it is never poisoned.
+    fn device(&self) -> MutexGuard<'_, dyn BusDevice + 'static> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A set of disjoint address ranges, sorted by address.
@@ -121,11 +128,7 @@ impl Bus {
             return false;
         };
         data.fill(0);
-        entry
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read(offset, data);
+        entry.device().read(offset, data);
         true
     }
 
@@ -134,11 +137,7 @@ impl Bus {
         let Some((entry, offset)) = self.find(address, data.len()) else {
             return false;
         };
-        entry
-            .device
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(offset, data);
+        entry.device().write(offset, data);
         true
     }
 

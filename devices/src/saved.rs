@@ -2,6 +2,10 @@
 //!
 //! A saved type is never a running type: it is plain data in its own module beside the device,
 //! versioned, and restoring is a fallible conversion, because the bytes may come from anywhere.
+//!
+//! Whatever of a device a guest can change is in one of these, or the device says why it is not:
+//! pvpanic has no state, the VM generation ID lies in guest memory, and a character device's bytes
+//! belong to the process that has its host side.
 
 use std::fmt;
 
@@ -38,4 +42,37 @@ pub struct BadState {
     pub field: &'static str,
     /// What is wrong with it.
     pub problem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Saved;
+    use crate::legacy::{i8042::I8042, power::PowerBlock, rtc::Rtc, serial::Serial};
+    use crate::virtio::transport::mmio::MmioTransport;
+
+    fn section<D: Saved>() -> (&'static str, u32) {
+        (D::KIND, D::VERSION)
+    }
+
+    /// Names and versions of the sections of a snapshot. A version goes up when what it means
+    /// changes; a name never changes.
+    #[test]
+    fn sections_have_names_of_their_own() {
+        let mut sections = [
+            section::<Serial>(),
+            section::<Rtc>(),
+            section::<I8042>(),
+            section::<PowerBlock>(),
+            section::<MmioTransport>(),
+        ];
+        sections.sort_unstable();
+        let expected = [
+            ("i8042", 1),
+            ("power", 1),
+            ("rtc", 1),
+            ("serial", 1),
+            ("virtio-mmio", 1),
+        ];
+        assert_eq!(sections, expected);
+    }
 }

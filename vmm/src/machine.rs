@@ -41,7 +41,12 @@ pub enum ResetError {
     PowerOn(#[from] PowerOnError),
 }
 
-/// One guest. Fields are dropped in this order: first nothing runs any more, then nothing is there.
+/// One guest. What of it a guest can change, and so would have to be saved: `ram`; each vCPU
+/// ([`crate::arch::x86_64::state`]); what the chips and the transports of `virtio` have
+/// ([`devices::saved`]); and in `vm` KVM's I/O APIC and clock, which have no saved form yet. Its
+/// PICs are masked for good. Everything else follows from the configuration.
+///
+/// Fields are dropped in this order: first nothing runs any more, then nothing is there.
 pub struct Machine {
     pub(crate) vcpus: VcpuSet,
     pub(crate) io: IoThread,
