@@ -20,9 +20,9 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::arch::x86_64::cpuid::{CpuError, CpuProfile, CpuRequest, HostCpu, VcpuPlace};
 use crate::arch::x86_64::state::{self, CaptureError};
 use crate::arch::x86_64::{entry, msr};
-use crate::attach::{self, AttachError, Board};
+use crate::attach::{self, AttachError, Board, Devices};
 use crate::boot_source::{BootSource, BootTables};
-use crate::guest_events::{EventReceiver, EventSender, event_queue};
+use crate::guest_events::{EventReceiver, event_queue};
 use crate::kvm::{self, KvmError, VcpuHandle, Vm, failed};
 use crate::launch::OpenDisk;
 use crate::machine::{Buses, Machine};
@@ -107,7 +107,7 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
     let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
     let io = IoThread::spawn()?;
     let mut board = Board {
-        vm: &vm,
+        routes: &vm,
         pio: Bus::new(),
         mmio: Bus::new(),
         events: Arc::clone(&events),
@@ -115,15 +115,12 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         io: io.handle(),
         virtio_slots: 0,
     };
-    let serial = attach::serial::attach(&mut board, parts.serial)?;
-    let chips = attach::legacy::attach(&mut board, parts.clock, clock_change_hook(&events))?;
-    let mut virtio = Vec::with_capacity(parts.disks.len() + 1);
-    for disk in parts.disks {
-        virtio.push(attach::blk::attach(&mut board, disk)?);
-    }
-    if let Some(rng) = &config.rng {
-        virtio.push(attach::rng::attach(&mut board, &rng.id)?);
-    }
+    let rng = config.rng.as_ref().map(|rng| rng.id.as_str());
+    let Devices {
+        serial,
+        chips,
+        virtio,
+    } = attach::all(&mut board, parts.serial, parts.clock, parts.disks, rng)?;
 
     let generation_id = GenerationId::random().map_err(host("a VM generation id"))?;
     let tables = BootTables {
@@ -219,11 +216,6 @@ fn cpu_text(cpus: &CheckedCpus) -> String {
         text.push_str(change.name());
     }
     text
-}
-
-fn clock_change_hook(events: &Arc<EventSender>) -> Option<devices::legacy::rtc::ChangeHook> {
-    let events = Arc::clone(events);
-    Some(Box::new(move |offset| events.clock_changed(offset)))
 }
 
 fn kvm_error(call: &'static str, errno: i32) -> BuildError {

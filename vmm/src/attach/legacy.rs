@@ -38,15 +38,11 @@ pub struct LegacyChips {
     pub power: Arc<Mutex<PowerBlock>>,
 }
 
-/// Attaches them. `on_clock_change` is told the guest's new offset when it sets its clock.
+/// Attaches them.
 ///
 /// # Errors
 /// [`AttachError`].
-pub fn attach(
-    board: &mut Board<'_>,
-    clock: HostClock,
-    on_clock_change: Option<ChangeHook>,
-) -> Result<LegacyChips, AttachError> {
+pub fn attach(board: &mut Board<'_>, clock: HostClock) -> Result<LegacyChips, AttachError> {
     let irq = board.irq_line(layout::GED_GSI)?;
     let power = Arc::new(Mutex::new(PowerBlock::new(irq, board.events.clone())));
     board.mmio.insert(
@@ -56,7 +52,9 @@ pub fn attach(
         power.clone(),
     )?;
 
-    let rtc = Rtc::new(clock, on_clock_change);
+    let events = Arc::clone(&board.events);
+    let on_change: ChangeHook = Box::new(move |offset| events.clock_changed(offset));
+    let rtc = Rtc::new(clock, Some(on_change));
     let rtc = board.at_ports(
         "rtc",
         layout::RTC_PORT.into(),

@@ -2,7 +2,7 @@
 //!
 //! Each takes a chip, gives it its bus range, interrupt line and backend, and returns what the
 //! machine keeps of it. Called by the builder on the main thread, after the vCPUs exist and before
-//! the first one runs.
+//! the first one runs. What a guest sees of it all is frozen in vmm/goldens/thimble-1.txt.
 
 pub mod blk;
 pub mod legacy;
@@ -16,12 +16,16 @@ use std::sync::{Arc, Mutex};
 use devices::bus::{Bus, BusDevice, BusError};
 use devices::io_thread::IoHandle;
 use devices::irq::IrqLine;
+use devices::legacy::rtc::HostClock;
+use devices::legacy::serial::{Serial, SerialBackend};
 use devices::memory::SharedMemory;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::guest_events::EventSender;
 use crate::kvm::{KvmError, Vm};
+use crate::launch::OpenDisk;
 
+use legacy::LegacyChips;
 pub use virtio::{VirtioDeviceSlot, VirtioKind};
 
 /// Why a device could not be attached.
@@ -53,10 +57,35 @@ pub enum AttachError {
     },
 }
 
+/// Where event descriptors meet the guest. KVM in a machine; tests write down what they are asked.
+pub trait EventRoutes {
+    /// Lets `event` raise interrupt line `gsi` as an edge.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    fn irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError>;
+
+    /// Lets a 4-byte guest write of `value` at MMIO `address` signal `event`.
+    ///
+    /// # Errors
+    /// [`KvmError::Call`].
+    fn ioeventfd(&self, event: &EventFd, address: u64, value: u32) -> Result<(), KvmError>;
+}
+
+impl EventRoutes for Vm {
+    fn irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        self.register_irqfd(event, gsi)
+    }
+
+    fn ioeventfd(&self, event: &EventFd, address: u64, value: u32) -> Result<(), KvmError> {
+        self.register_doorbell(event, address, value)
+    }
+}
+
 /// What attaching a device needs.
 pub struct Board<'a> {
     /// For interrupt lines and doorbells.
-    pub vm: &'a Vm,
+    pub routes: &'a dyn EventRoutes,
     /// Port space.
     pub pio: Bus,
     /// Memory-mapped space.
@@ -71,11 +100,49 @@ pub struct Board<'a> {
     pub virtio_slots: u8,
 }
 
+/// What the machine keeps of its devices.
+pub struct Devices {
+    /// COM1.
+    pub serial: Arc<Mutex<Serial>>,
+    /// The chips every machine has.
+    pub chips: LegacyChips,
+    /// The virtio devices, in slot order.
+    pub virtio: Vec<VirtioDeviceSlot>,
+}
+
+/// Attaches every device of a machine, in the order that gives each its virtio slot: the disks as
+/// configured, then the random number generator with the id `rng`.
+///
+/// # Errors
+/// [`AttachError`].
+pub fn all(
+    board: &mut Board<'_>,
+    serial: Box<dyn SerialBackend>,
+    clock: HostClock,
+    disks: Vec<OpenDisk>,
+    rng: Option<&str>,
+) -> Result<Devices, AttachError> {
+    let serial = serial::attach(board, serial)?;
+    let chips = legacy::attach(board, clock)?;
+    let mut virtio = Vec::with_capacity(disks.len() + 1);
+    for disk in disks {
+        virtio.push(blk::attach(board, disk)?);
+    }
+    if let Some(id) = rng {
+        virtio.push(rng::attach(board, id)?);
+    }
+    Ok(Devices {
+        serial,
+        chips,
+        virtio,
+    })
+}
+
 impl Board<'_> {
     /// An edge-triggered interrupt line.
     fn irq_line(&self, gsi: u32) -> Result<Arc<dyn IrqLine>, AttachError> {
         let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(AttachError::EventFd)?;
-        self.vm.register_irqfd(&event, gsi)?;
+        self.routes.irqfd(&event, gsi)?;
         Ok(Arc::new(event))
     }
 
@@ -92,3 +159,6 @@ impl Board<'_> {
         Ok(shared)
     }
 }
+
+#[cfg(test)]
+mod tests;

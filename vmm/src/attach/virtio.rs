@@ -52,9 +52,10 @@ pub(super) fn attach(
     let transport = MmioTransport::new(device, wiring).map_err(AttachError::EventFd)?;
     let base = u64::from(slot.address);
     for doorbell in transport.doorbells() {
+        let address = base + doorbell.offset;
         board
-            .vm
-            .register_doorbell(&doorbell.event, base + doorbell.offset, doorbell.queue)?;
+            .routes
+            .ioeventfd(&doorbell.event, address, doorbell.queue)?;
     }
     let transport = Arc::new(Mutex::new(transport));
     let name = format!("virtio-mmio-{}", slot.slot);
