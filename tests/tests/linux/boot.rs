@@ -95,7 +95,7 @@ fn memory_above_the_hole_is_found() {
     life.assert_said("100000000-17fffffff : System RAM");
 }
 
-/// What `cargo xtask kernel` builds has its drivers inside and no PCI.
+/// What `cargo xtask kernel` builds has its drivers inside.
 #[test]
 fn the_microvm_kernel_finds_its_devices() {
     let Some(mut host) = Host::acquire() else {
