@@ -25,7 +25,7 @@ use crate::boot_source::{BootSource, BootTables};
 use crate::guest_events::{EventReceiver, event_queue};
 use crate::kvm::{self, KvmError, VcpuHandle, Vm, failed};
 use crate::launch::OpenDisk;
-use crate::machine::{Buses, Machine};
+use crate::machine::{Buses, Hold, Machine};
 use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::{VcpuContext, VcpuSet};
 
@@ -105,7 +105,8 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
 
     let stop = Arc::new(AtomicBool::new(true));
     let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
-    let io = IoThread::spawn()?;
+    let on_return = Arc::clone(&events);
+    let io = IoThread::spawn(move || on_return.wake())?;
     let mut board = Board {
         routes: &vm,
         pio: Bus::new(),
@@ -160,7 +161,7 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         kvm,
         ram,
         config,
-        held: true,
+        hold: Hold::Held,
     };
     Ok((machine, receiver))
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use api_socket::qmp::session::Token;
 use devices::memory::SharedMemory;
@@ -18,6 +19,11 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::dump::{self, DumpPlan, Outcome};
 use crate::fd::event_fd;
+use crate::poller::wait_readable;
+
+/// How long the end of the process waits for the thread's next look at its cancellation. What it
+/// writes at a time takes longer only where the host does not answer.
+const ABANDON: Duration = Duration::from_secs(2);
 
 /// What is to be written.
 pub enum Work {
@@ -190,7 +196,8 @@ impl DumpJob {
         })
     }
 
-    /// Gives a running job up and waits for its end: the process is about to go.
+    /// Gives a running job up and waits for its end, but not for ever: the process is about to go,
+    /// and the file may be where nobody answers.
     pub fn abandon(&mut self) {
         if let Some(Active {
             thread,
@@ -199,7 +206,9 @@ impl DumpJob {
         }) = self.active.take()
         {
             shared.cancel.store(true, Ordering::Relaxed);
-            drop(thread.join());
+            if wait_readable(self.done_fd(), ABANDON).unwrap_or(true) {
+                drop(thread.join());
+            }
             remove_incomplete(
                 about.created.as_ref(),
                 shared.result.get().is_some_and(Result::is_ok),

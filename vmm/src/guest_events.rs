@@ -12,7 +12,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use devices::events::{EventSink, GuestEvent};
+use devices::events::{BlockErrorAction, EventSink, GuestEvent};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::fd::event_fd;
@@ -50,7 +50,32 @@ pub enum MachineEvent {
     },
 }
 
+/// Whether the vCPU that did this is to run no further guest instruction before the main thread has
+/// looked at it.
+fn ends_the_guest(event: &GuestEvent) -> bool {
+    match event {
+        GuestEvent::Shutdown
+        | GuestEvent::Reset
+        | GuestEvent::Panicked
+        | GuestEvent::PvShutdown => true,
+        GuestEvent::CrashLoaded
+        | GuestEvent::BlockIoError(_)
+        | GuestEvent::DeviceNeedsReset { .. } => false,
+    }
+}
+
 impl MachineEvent {
+    /// Whether the machine may have to be held because of it.
+    #[must_use]
+    pub fn stops_the_guest(&self) -> bool {
+        match self {
+            Self::Guest(GuestEvent::BlockIoError(error)) => error.action == BlockErrorAction::Stop,
+            Self::Guest(event) => ends_the_guest(event),
+            Self::Vcpu { .. } => true,
+            Self::ClockChanged { .. } => false,
+        }
+    }
+
     /// Whether `self`, which still waits, tells the main thread what `newer` would.
     fn covers(&self, newer: &Self) -> bool {
         use GuestEvent::DeviceNeedsReset;
@@ -128,25 +153,21 @@ impl EventSender {
         self.send(MachineEvent::ClockChanged { offset });
     }
 
-    fn send(&self, event: MachineEvent) {
-        self.queue.push(event);
+    /// Makes the main loop look around: a vCPU or a worker it waits for has come.
+    pub fn wake(&self) {
         // Fails only when the counter is full, and then the main thread will wake.
         drop(self.wake.write(1));
+    }
+
+    fn send(&self, event: MachineEvent) {
+        self.queue.push(event);
+        self.wake();
     }
 }
 
 impl EventSink for EventSender {
     fn raise(&self, event: GuestEvent) {
-        let stops_the_guest = match event {
-            GuestEvent::Shutdown
-            | GuestEvent::Reset
-            | GuestEvent::Panicked
-            | GuestEvent::PvShutdown => true,
-            GuestEvent::CrashLoaded
-            | GuestEvent::BlockIoError(_)
-            | GuestEvent::DeviceNeedsReset { .. } => false,
-        };
-        if stops_the_guest {
+        if ends_the_guest(&event) {
             self.stop.store(true, Ordering::Release);
         }
         self.send(MachineEvent::Guest(event));
@@ -166,6 +187,11 @@ impl EventReceiver {
         self.queue.lock().pop_front()
     }
 
+    /// Puts the event back that [`Self::next`] gave last: it is to be served later.
+    pub fn put_back(&self, event: MachineEvent) {
+        self.queue.lock().push_front(event);
+    }
+
     /// How many events wait. Who serves as many and then looks elsewhere cannot be kept by a guest
     /// that goes on raising them.
     #[must_use]
@@ -182,7 +208,7 @@ impl EventReceiver {
 
 #[cfg(test)]
 mod tests {
-    use devices::events::{BlockErrorAction, BlockIoError};
+    use devices::events::BlockIoError;
 
     use super::*;
 

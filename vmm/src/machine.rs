@@ -7,6 +7,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use api_socket::config::Checked;
 use devices::io_thread::IoThread;
@@ -41,6 +42,19 @@ pub enum ResetError {
     PowerOn(#[from] PowerOnError),
 }
 
+/// How far the machine is on its way to where nothing of it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// vCPUs and workers are out.
+    Out,
+    /// The vCPUs are asked for.
+    Vcpus,
+    /// The vCPUs are here, the workers asked for.
+    Workers,
+    /// All are here.
+    Held,
+}
+
 /// One guest. What of it a guest can change, and so would have to be saved: `ram`; each vCPU
 /// ([`crate::arch::x86_64::state`]); what the chips and the transports of `virtio` have
 /// ([`devices::saved`]); and in `vm` KVM's I/O APIC and clock, which have no saved form yet. Its
@@ -63,7 +77,7 @@ pub struct Machine {
     pub(crate) kvm: kvm_ioctls::Kvm,
     pub(crate) ram: GuestRam,
     pub(crate) config: Checked,
-    pub(crate) held: bool,
+    pub(crate) hold: Hold,
 }
 
 /// The two address spaces, as the vCPU threads see them.
@@ -78,41 +92,73 @@ pub struct Quiesced<'a> {
 }
 
 impl Machine {
-    /// Takes vCPUs and device workers back, and gives out the token for what may be done then. vCPUs
-    /// first: they are what gives workers work.
-    pub fn hold(&mut self) -> Quiesced<'_> {
-        if self.held {
-            return Quiesced { machine: self };
-        }
-        self.vcpus.hold();
-        for slot in &self.virtio {
-            if let Err(error) = lock(&slot.transport).core_mut().pause() {
-                log::error!("{}: cannot take the device's worker back: {error}", slot.id);
+    /// Takes vCPUs and device workers back, as far as that is possible until `until`, and returns
+    /// whether nothing is out any more. vCPUs first: they are what gives workers work. To be called
+    /// again until it succeeds; the main loop is woken whenever something has come.
+    pub fn hold_until(&mut self, until: Option<Instant>) -> bool {
+        loop {
+            self.hold = match self.hold {
+                Hold::Out => {
+                    self.vcpus.begin_hold();
+                    Hold::Vcpus
+                }
+                Hold::Vcpus => {
+                    if !self.vcpus.finish_hold(until) {
+                        return false;
+                    }
+                    for slot in &self.virtio {
+                        slot.lost(lock(&slot.transport).core_mut().begin_pause());
+                    }
+                    Hold::Workers
+                }
+                Hold::Workers => {
+                    for slot in &self.virtio {
+                        let paused = lock(&slot.transport).core_mut().finish_pause(until);
+                        if slot.lost(paused) == Some(false) {
+                            return false;
+                        }
+                    }
+                    Hold::Held
+                }
+                Hold::Held => return true,
             }
         }
-        self.held = true;
+    }
+
+    /// Takes everything back, however long that takes, and gives out the token for what may be done
+    /// then.
+    pub fn hold(&mut self) -> Quiesced<'_> {
+        self.hold_until(None);
         Quiesced { machine: self }
     }
 
-    /// Gives workers and vCPUs out again. Also right when only some vCPUs are out, because one of
-    /// them came back by itself.
-    pub fn run(&mut self) {
-        if self.held {
-            for slot in &self.virtio {
-                lock(&slot.transport).core_mut().resume();
-            }
-            self.held = false;
-        }
-        self.vcpus.run();
+    /// Whether nothing is out.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.hold == Hold::Held
     }
 
-    /// Lets vCPUs go on that came back because of an event which changed nothing. All are taken
-    /// back first: one may be on its way here still, and would stay here.
-    pub fn go_on(&mut self) {
-        if !self.held && self.vcpus.stopping() {
-            self.vcpus.hold();
-            self.vcpus.run();
+    /// What keeps the machine from being held, for people.
+    #[must_use]
+    pub fn awaited(&self) -> String {
+        if self.hold != Hold::Workers {
+            return "a CPU".to_owned();
         }
+        let running = |slot: &&VirtioDeviceSlot| lock(&slot.transport).core_mut().is_running();
+        let ids: Vec<&str> = self.virtio.iter().filter(running).map(|s| &*s.id).collect();
+        ids.join(", ")
+    }
+
+    /// Gives workers and vCPUs out again; they must be held.
+    pub fn run(&mut self) {
+        if !self.is_held() {
+            return;
+        }
+        for slot in &self.virtio {
+            lock(&slot.transport).core_mut().resume();
+        }
+        self.hold = Hold::Out;
+        self.vcpus.run();
     }
 
     /// Takes everything apart, and returns the descriptors that cost the kernel time to close: the

@@ -23,6 +23,7 @@ use crate::control::fds::FdSets;
 use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
+use crate::holding::Holding;
 use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
 use crate::machine::{Machine, Quiesced, ResetError};
 use crate::poller::{Interest, Poller, Ready, Token};
@@ -45,7 +46,16 @@ pub struct MainLoop {
     poller: Poller,
     events: EventReceiver,
     signals: Signals,
-    ending: Option<Ending>,
+    pub(crate) ending: Option<Ending>,
+    pub(crate) holding: Holding,
+}
+
+/// How a machine ended.
+pub struct Ended {
+    /// What the process will tell whoever started it.
+    pub ending: Ending,
+    /// The machine, held; `None` if it could not be, and parts of it wait for the host still.
+    pub machine: Option<Machine>,
 }
 
 /// What the loop is made of.
@@ -103,6 +113,7 @@ impl MainLoop {
             events,
             signals,
             ending: None,
+            holding: Holding::default(),
         })
     }
 
@@ -115,7 +126,7 @@ impl MainLoop {
     ///
     /// # Errors
     /// What epoll answered: the loop cannot go on.
-    pub fn run(mut self) -> io::Result<(Ending, Machine)> {
+    pub fn run(mut self) -> io::Result<Ended> {
         loop {
             let ready = self.poller.wait(self.deadline())?;
             // Before the events are taken: one that is queued in between wakes the loop again.
@@ -123,6 +134,7 @@ impl MainLoop {
                 self.events.acknowledge();
             }
             self.guest_events();
+            self.look_at_held();
             if self
                 .console
                 .next_deadline()
@@ -142,20 +154,33 @@ impl MainLoop {
             }
             self.clients.catch_up(Instant::now(), &self.poller);
             if let Some(ending) = self.ending {
-                self.dump.abandon();
-                self.clients.farewell(&self.poller);
-                self.console.finish(&self.machine.serial, &self.poller);
-                return Ok((ending, self.machine));
+                return Ok(self.end(ending));
             }
         }
     }
 
+    fn end(mut self, ending: Ending) -> Ended {
+        self.dump.abandon();
+        self.clients.farewell(&self.poller);
+        self.console.finish(&self.machine.serial, &self.poller);
+        let machine = if self.holding.given_up() {
+            // Taking it apart would wait for its threads; the end of the process does not.
+            std::mem::forget(self.machine);
+            None
+        } else {
+            Some(self.machine)
+        };
+        Ended { ending, machine }
+    }
+
     /// How long nothing may happen before something is due.
     fn deadline(&self) -> Option<Duration> {
-        match (self.clients.next_deadline(), self.console.next_deadline()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let deadlines = [
+            self.clients.next_deadline(),
+            self.console.next_deadline(),
+            self.holding.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     fn serve(&mut self, ready: Ready) {
@@ -165,7 +190,7 @@ impl MainLoop {
             Token::Signal => {
                 while let Some(signal) = self.signals.take() {
                     log::info!("ended by signal {signal}");
-                    self.must(Input::Quit(ShutdownCause::HostSignal));
+                    self.quit(ShutdownCause::HostSignal);
                 }
             }
             Token::Console => self.console(),
@@ -184,23 +209,26 @@ impl MainLoop {
 
     fn console(&mut self) {
         if self.console.process(&self.machine.serial, &self.poller) {
-            self.must(Input::Quit(ShutdownCause::HostUi));
+            self.quit(ShutdownCause::HostUi);
         }
     }
 
     /// Carries out what a client has asked, as far as it can be carried out now.
-    fn commands(&mut self, number: u32) {
+    pub(crate) fn commands(&mut self, number: u32) {
         loop {
             // Whatever the guest did before the client asked, or in the instant in which the last
             // request stopped it, is told before the answer.
             self.guest_events();
-            if self.ending.is_some() {
+            if self.ending.is_some() || self.holding.keeps(number) {
                 break;
             }
             let Some(request) = self.clients.next_request(number) else {
                 break;
             };
-            crate::control::execute(self, number, request);
+            if let Some(request) = self.put_aside(number, request) {
+                crate::control::execute(self, number, request);
+                self.settle();
+            }
         }
         self.clients.flush(number, &self.poller);
     }
@@ -211,9 +239,7 @@ impl MainLoop {
         let result = act(&mut self.machine.hold());
         // What the guest did in the instant in which it was held may mean that it does not go on.
         self.guest_events();
-        if self.ending.is_none() && lifecycle::runs(self.state) {
-            self.machine.run();
-        }
+        self.settle();
         result
     }
 
@@ -263,6 +289,8 @@ impl MainLoop {
     /// Carries out one step. The rest makes no sense any more if it fails.
     fn step(&mut self, step: Step) -> Result<(), ResetError> {
         match step {
+            // Whoever decided this has seen to it before ([`Self::held_soon`]).
+            Step::Hold if self.holding.given_up() => {}
             Step::Hold => drop(self.machine.hold()),
             Step::Run => {
                 self.stopped_disks.clear();
@@ -294,8 +322,9 @@ impl MainLoop {
 
     /// Serves what the guest has done so far; what it does meanwhile is for the next turn.
     pub(crate) fn guest_events(&mut self) {
-        // What a guest did before it was held for a dump is served when the dump is over.
-        if self.dump.active() {
+        // What a guest did before it was held for a dump is served when the dump is over; what one did
+        // that could not be held, never.
+        if self.dump.active() || self.holding.given_up() {
             return;
         }
         for _ in 0..self.events.waiting() {
@@ -305,11 +334,14 @@ impl MainLoop {
             let Some(event) = self.events.next() else {
                 break;
             };
+            if event.stops_the_guest() && !self.held_soon() {
+                // It and what came after it are served when the machine is held.
+                self.events.put_back(event);
+                return;
+            }
             self.guest_event(event);
         }
-        if self.ending.is_none() && lifecycle::runs(self.state) {
-            self.machine.go_on();
-        }
+        self.settle();
     }
 
     fn guest_event(&mut self, event: MachineEvent) {

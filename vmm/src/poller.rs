@@ -196,6 +196,15 @@ pub fn wait_writable<'fd>(
     }
 }
 
+/// Waits until `fd` is readable or `timeout` is over, and returns whether it is.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut fds, Some(&timespec(timeout)))? > 0)
+}
+
 fn timespec(time: Duration) -> Timespec {
     Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),

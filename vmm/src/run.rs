@@ -22,7 +22,8 @@ use crate::farewell;
 use crate::launch;
 use crate::lifecycle::{Ending, Policy};
 use crate::logging;
-use crate::main_loop::{MainLoop, Start};
+use crate::machine::Machine;
+use crate::main_loop::{Ended, MainLoop, Start};
 use crate::signals::{Signals, follow_job_control};
 
 /// Whatever went wrong; printed once, by the caller, with all its causes.
@@ -98,11 +99,11 @@ fn machine(
     if let Some(readiness) = readiness {
         readiness.announce()?;
     }
-    let (ending, machine) = main_loop.run()?;
+    let Ended { ending, machine } = main_loop.run()?;
     // What others can see goes first, then what only the kernel has to deal with.
-    let last = machine.dismantle();
+    let last = machine.map(Machine::dismantle);
     drop((control.files, pid_file));
-    if let Err(error) = farewell::close_later(last) {
+    if let Err(error) = farewell::close_later(last.unwrap_or_default()) {
         log::debug!("the end of the machine is waited for: {error}");
     }
     Ok(match ending {

@@ -6,7 +6,7 @@
 //! flag it believes in, and its registers can be read and written there and then.
 //!
 //! # No kick is lost
-//! [`VcpuSet::hold`] sets `stop`, then signals every thread that has a vCPU.
+//! [`VcpuSet::begin_hold`] sets `stop`, then signals every thread that has a vCPU.
 //! 1. The thread looks at `stop` after it took the vCPU and after every exit.
 //! 2. If the signal arrives before a look, the look sees `stop` (it was set before the signal).
 //! 3. If it arrives between the look and the entry to the guest, the handler, running on that very
@@ -17,6 +17,9 @@
 //! each EINTR, always before the next look: whoever set it had set `stop` before, so no request is
 //! wiped out. It cannot stay set either: a signal that comes late, when its request has been met
 //! and the vCPU runs again, costs one EINTR.
+//!
+//! A vCPU may be long in coming: a driver's reset of a device waits for what the device has at a
+//! host that does not answer. The thread wakes the main loop when it has sent the vCPU.
 #![expect(
     unsafe_code,
     reason = "the kick's signal handler writes to the kvm_run page"
@@ -29,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use devices::bus::Bus;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -145,13 +149,6 @@ impl VcpuSet {
             .map(|slot| (*slot.thread_id.wait(), slot.counters.as_ref()))
     }
 
-    /// Whether vCPUs come back, or have come back, without having been asked to by [`Self::hold`]
-    /// or since: a device asked them to.
-    #[must_use]
-    pub fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
     /// Lets every held vCPU run. Those already running go on.
     pub fn run(&mut self) {
         self.collect();
@@ -164,8 +161,8 @@ impl VcpuSet {
         }
     }
 
-    /// Takes every vCPU back and returns once all are here. Does nothing if they already are.
-    pub fn hold(&mut self) {
+    /// Asks for every vCPU, without waiting for any.
+    pub fn begin_hold(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.collect();
         for slot in &self.slots {
@@ -174,15 +171,28 @@ impl VcpuSet {
                 let _ = thread.kill(kick_signal());
             }
         }
-        while self.slots.iter().any(|slot| slot.held.is_none()) {
-            match self.from_threads.recv() {
-                Ok(vcpu) => self.put(vcpu),
-                Err(_) => break,
-            }
-        }
     }
 
-    /// The held vCPUs, in order; empty unless [`Self::hold`] came last.
+    /// Waits until `until`, or for ever, for the vCPUs asked for, and returns whether all are here.
+    pub fn finish_hold(&mut self, until: Option<Instant>) -> bool {
+        self.collect();
+        while self.slots.iter().any(|slot| slot.held.is_none()) {
+            let vcpu = match until {
+                None => self.from_threads.recv().ok(),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    self.from_threads.recv_timeout(left).ok()
+                }
+            };
+            match vcpu {
+                Some(vcpu) => self.put(vcpu),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// The held vCPUs, in order; not all unless [`Self::finish_hold`] came last, and said so.
     pub fn held(&mut self) -> impl Iterator<Item = &mut VcpuHandle> {
         self.slots.iter_mut().filter_map(|slot| slot.held.as_mut())
     }
@@ -202,7 +212,8 @@ impl VcpuSet {
 
 impl Drop for VcpuSet {
     fn drop(&mut self) {
-        self.hold();
+        self.begin_hold();
+        self.finish_hold(None);
         for slot in &mut self.slots {
             slot.to_thread = None;
             if let Some(thread) = slot.thread.take() {
@@ -232,6 +243,7 @@ fn start_thread(
                 if to_main.send(vcpu).is_err() {
                     return;
                 }
+                context.events.wake();
             }
         })?;
     Ok(Slot {

@@ -17,6 +17,8 @@ use std::os::fd::RawFd;
 
 use buffers::GuestBuffers;
 
+use crate::io_thread::Recall;
+
 /// Bytes of a sector, the unit of virtio-blk requests and of capacities.
 pub const SECTOR_SIZE: u64 = 512;
 
@@ -110,6 +112,8 @@ pub enum Submission {
     /// It goes on; [`Disk::reap`] tells its end. The backend has taken the buffers' list
     /// ([`GuestBuffers::take`]), which keeps guest memory mapped until then.
     Pending,
+    /// Given up because of the recall, wholly or in part undone: to be submitted again.
+    Recalled,
 }
 
 /// The end of a pending operation.
@@ -127,16 +131,22 @@ pub trait Disk: Send {
     fn geometry(&self) -> Geometry;
 
     /// Begins `op` on `buffers` (empty unless it reads or writes). `tag` is unique among the
-    /// pending operations.
-    fn submit(&mut self, tag: u64, op: Op, buffers: &mut GuestBuffers) -> Submission;
+    /// pending operations. A backend that works while the caller waits gives up between two pieces
+    /// of a long operation when `recall` is set.
+    fn submit(
+        &mut self,
+        tag: u64,
+        op: Op,
+        buffers: &mut GuestBuffers,
+        recall: &Recall,
+    ) -> Submission;
 
     /// The descriptor that is readable when [`Disk::reap`] has something to tell; `None` for a
     /// backend that never answers [`Submission::Pending`].
     fn completion_event(&self) -> Option<RawFd>;
 
-    /// Appends the operations that ended to `done`. With `wait`, and if any are pending, blocks
-    /// until at least one has.
-    fn reap(&mut self, wait: bool, done: &mut Vec<Completion>);
+    /// Appends the operations that ended to `done`, without waiting for any.
+    fn reap(&mut self, done: &mut Vec<Completion>);
 
     /// Changes the size to `bytes`; a block device only looks its size up again. Nothing is
     /// pending when this is called.

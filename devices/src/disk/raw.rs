@@ -22,9 +22,14 @@ use rustix::io::Errno;
 
 use super::buffers::GuestBuffers;
 use super::{CacheMode, Completion, Disk, Geometry, Op, SECTOR_SIZE, Submission};
+use crate::io_thread::Recall;
 
 /// Most vectors one system call takes (`IOV_MAX`, `UIO_MAXIOV`).
 const IOV_MAX: usize = 1024;
+/// Most bytes one system call is given, so that a request of gigabytes ends soon when its worker is
+/// recalled. More than drivers put into one request of their own accord; a multiple of any
+/// alignment.
+const PIECE: usize = 2 << 20;
 /// Alignment for direct I/O where the kernel tells none (before 6.1, or not the file system's to
 /// say): what every disk and file system accepts.
 const FALLBACK_ALIGN: u64 = 4096;
@@ -137,10 +142,11 @@ impl RawDisk {
         &self.file
     }
 
-    fn perform(&mut self, op: Op, buffers: &mut GuestBuffers) -> io::Result<()> {
+    /// Carries an operation out. [`io::ErrorKind::Interrupted`] means that `recall` was set.
+    fn perform(&mut self, op: Op, buffers: &mut GuestBuffers, recall: &Recall) -> io::Result<()> {
         match op {
-            Op::Read { offset } => self.transfer(offset, buffers, read_some),
-            Op::Write { offset, durable } => self.write(offset, durable, buffers),
+            Op::Read { offset } => self.transfer(offset, buffers, recall, read_some),
+            Op::Write { offset, durable } => self.write(offset, durable, buffers, recall),
             Op::Flush => self.flush(),
             Op::Discard { offset, len } => self.discard(offset, len),
             Op::WriteZeroes {
@@ -150,7 +156,7 @@ impl RawDisk {
                 durable,
             } => {
                 self.unflushed = true;
-                self.write_zeroes(offset, len, unmap)?;
+                self.write_zeroes(offset, len, unmap, recall)?;
                 if durable { self.flush() } else { Ok(()) }
             }
         }
@@ -164,22 +170,28 @@ impl RawDisk {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, durable: bool, buffers: &mut GuestBuffers) -> io::Result<()> {
+    fn write(
+        &mut self,
+        offset: u64,
+        durable: bool,
+        buffers: &mut GuestBuffers,
+        recall: &Recall,
+    ) -> io::Result<()> {
         let durable = durable && self.cache != CacheMode::Unsafe;
         // A synchronous write covers its own data only, so what is older needs a flush.
         if !durable || self.unflushed || !self.can_dsync {
             self.unflushed = true;
-            self.transfer(offset, buffers, |fd, iovecs, at| {
+            self.transfer(offset, buffers, recall, |fd, iovecs, at| {
                 write_some(fd, iovecs, at, 0)
             })?;
             return if durable { self.flush() } else { Ok(()) };
         }
         let dsync = |fd, iovecs: &[libc::iovec], at| write_some(fd, iovecs, at, libc::RWF_DSYNC);
-        match self.transfer(offset, buffers, dsync) {
+        match self.transfer(offset, buffers, recall, dsync) {
             // Refused before anything was written: some file systems know no per-call flags.
             Err(error) if is_unsupported(&error) => {
                 self.can_dsync = false;
-                self.write(offset, durable, buffers)
+                self.write(offset, durable, buffers, recall)
             }
             result => result,
         }
@@ -190,6 +202,7 @@ impl RawDisk {
         &self,
         offset: u64,
         buffers: &mut GuestBuffers,
+        recall: &Recall,
         some: impl Fn(RawFd, &[libc::iovec], u64) -> io::Result<usize>,
     ) -> io::Result<()> {
         let iovecs = buffers.iovecs_mut();
@@ -200,7 +213,11 @@ impl RawDisk {
         let fd = self.file.as_raw_fd();
         let (mut offset, mut rest) = (offset, iovecs);
         while !rest.is_empty() {
-            let now = rest.get(..IOV_MAX).unwrap_or(rest);
+            let (whole, part) = piece(rest);
+            let now = match &part {
+                Some(part) => std::slice::from_ref(part),
+                None => rest.get(..whole).unwrap_or(rest),
+            };
             let done = match some(fd, now, offset) {
                 Ok(0) => return Err(Errno::IO.into()),
                 Ok(done) => done,
@@ -209,6 +226,9 @@ impl RawDisk {
             };
             offset += done as u64;
             rest = advance(rest, done);
+            if !rest.is_empty() && recall.is_set() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         Ok(())
     }
@@ -229,7 +249,13 @@ impl RawDisk {
         }
     }
 
-    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+    fn write_zeroes(
+        &mut self,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+        recall: &Recall,
+    ) -> io::Result<()> {
         if unmap && self.can_punch {
             match self.fallocate(FallocateFlags::PUNCH_HOLE, offset, len) {
                 Err(error) if is_unsupported(&error) => self.can_punch = self.kind != Kind::File,
@@ -246,7 +272,7 @@ impl RawDisk {
                 result => return result,
             }
         }
-        self.write_plain_zeroes(offset, len)
+        self.write_plain_zeroes(offset, len, recall)
     }
 
     fn fallocate(&self, how: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
@@ -256,7 +282,7 @@ impl RawDisk {
         })?)
     }
 
-    fn write_plain_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn write_plain_zeroes(&self, offset: u64, len: u64, recall: &Recall) -> io::Result<()> {
         let aligned = |align: Alignment| (offset | len).is_multiple_of(align.offset);
         let _buffered = match self.direct {
             Some(align) if !aligned(align) => Some(WithoutDirect::new(&self.file)?),
@@ -272,6 +298,9 @@ impl RawDisk {
             std::os::unix::fs::FileExt::write_all_at(&self.file, now, offset)?;
             offset += count as u64;
             left -= count as u64;
+            if left > 0 && recall.is_set() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
         }
         Ok(())
     }
@@ -282,15 +311,25 @@ impl Disk for RawDisk {
         self.geometry
     }
 
-    fn submit(&mut self, _tag: u64, op: Op, buffers: &mut GuestBuffers) -> Submission {
-        Submission::Done(self.perform(op, buffers))
+    fn submit(
+        &mut self,
+        _tag: u64,
+        op: Op,
+        buffers: &mut GuestBuffers,
+        recall: &Recall,
+    ) -> Submission {
+        match self.perform(op, buffers, recall) {
+            // The system's own interruptions are retried where they happen.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Submission::Recalled,
+            result => Submission::Done(result),
+        }
     }
 
     fn completion_event(&self) -> Option<RawFd> {
         None
     }
 
-    fn reap(&mut self, _wait: bool, _done: &mut Vec<Completion>) {}
+    fn reap(&mut self, _done: &mut Vec<Completion>) {}
 
     fn resize(&mut self, bytes: u64) -> io::Result<Geometry> {
         if !bytes.is_multiple_of(SECTOR_SIZE) {
@@ -387,6 +426,25 @@ fn alignment(file: &File, kind: Kind, block_size: u32) -> Alignment {
     }
 }
 
+/// What one system call is to take of `iovecs`, which are not empty: so many whole ones, or part of
+/// the first.
+fn piece(iovecs: &[libc::iovec]) -> (usize, Option<libc::iovec>) {
+    let mut bytes = 0;
+    let fits = |iovec: &&libc::iovec| {
+        bytes += iovec.iov_len;
+        bytes <= PIECE
+    };
+    let whole = iovecs.iter().take(IOV_MAX).take_while(fits).count();
+    let part = iovecs
+        .first()
+        .filter(|_| whole == 0)
+        .map(|first| libc::iovec {
+            iov_base: first.iov_base,
+            iov_len: PIECE,
+        });
+    (whole, part)
+}
+
 /// Skips `done` bytes of `iovecs`.
 fn advance(iovecs: &mut [libc::iovec], done: usize) -> &mut [libc::iovec] {
     let mut left = done;
@@ -448,6 +506,7 @@ fn block_range(file: &File, request: libc::Ioctl, offset: u64, len: u64) -> io::
 mod tests {
     use super::*;
     use crate::disk::open::{OpenError, open};
+    use crate::memory::GuestMemory;
     use crate::memory::SharedMemory;
     use crate::virtio::fake_driver::{DATA, memory};
     use std::os::unix::fs::FileExt;
@@ -470,9 +529,9 @@ mod tests {
     }
 
     fn done(disk: &mut RawDisk, op: Op, buffers: &mut GuestBuffers) -> io::Result<()> {
-        match disk.submit(0, op, buffers) {
+        match disk.submit(0, op, buffers, &Recall::default()) {
             Submission::Done(result) => result,
-            Submission::Pending => panic!("a raw disk completes at once"),
+            other => panic!("a raw disk completes at once: {other:?}"),
         }
     }
 
@@ -608,6 +667,52 @@ mod tests {
         let error = done(&mut disk, read, &mut buffers(&memory, &[(DATA, 512)])).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
         assert!(RawDisk::new(File::open("/").unwrap(), CacheMode::Writeback, true).is_err());
+    }
+
+    /// A request of gigabytes is done in pieces, and given up between them when its worker is wanted.
+    #[test]
+    fn a_long_request_is_given_up_when_its_worker_is_wanted() {
+        let dir = directory();
+        let (mut disk, plain) = disk(dir.path(), 64 << 20, CacheMode::Writeback).unwrap();
+        let regions = [(GuestAddress(0), 64 << 20)];
+        let memory: SharedMemory = GuestMemory::from_ranges(&regions).unwrap().into();
+        let last = (64 << 20) - 1;
+        memory.write_slice(&[7], GuestAddress(last)).unwrap();
+        let recalled = Recall::default();
+        recalled.set();
+        let ops = [
+            Op::Read { offset: 0 },
+            Op::Write {
+                offset: 0,
+                durable: false,
+            },
+        ];
+        for op in ops {
+            let whole = &mut buffers(&memory, &[(0, 64 << 20)]);
+            let submission = disk.submit(0, op, whole, &recalled);
+            assert!(matches!(submission, Submission::Recalled), "{submission:?}");
+            // What a driver would ask for is over sooner than anybody could ask for the worker.
+            let usual = &mut buffers(&memory, &[(0, 1 << 20), (4 << 20, 1 << 20)]);
+            let submission = disk.submit(0, op, usual, &recalled);
+            assert!(matches!(submission, Submission::Done(Ok(()))));
+        }
+        (disk.can_punch, disk.can_zero_range) = (false, false);
+        let zeroes = Op::WriteZeroes {
+            offset: 0,
+            len: 64 << 20,
+            unmap: false,
+            durable: false,
+        };
+        let submission = disk.submit(0, zeroes, &mut buffers(&memory, &[]), &recalled);
+        assert!(matches!(submission, Submission::Recalled), "{submission:?}");
+        let write = Op::Write {
+            offset: 0,
+            durable: false,
+        };
+        done(&mut disk, write, &mut buffers(&memory, &[(0, 64 << 20)])).unwrap();
+        let mut back = [0];
+        plain.read_exact_at(&mut back, last).unwrap();
+        assert_eq!(back, [7], "to the last byte");
     }
 
     #[test]

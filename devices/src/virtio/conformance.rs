@@ -50,7 +50,7 @@ const DEVICES: [(&str, Make); 2] = [("blk", blk), ("rng", rng)];
 /// One I/O thread for all tests: it must survive them all.
 fn io() -> &'static IoThread {
     static IO: OnceLock<IoThread> = OnceLock::new();
-    IO.get_or_init(|| IoThread::spawn().unwrap())
+    IO.get_or_init(|| IoThread::spawn(|| {}).unwrap())
 }
 
 fn driver(make: Make) -> Driver {

@@ -21,7 +21,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::interrupt::Interrupt;
 use super::queue::{Position, Queue};
 use super::saved::DeviceState;
-use crate::io_thread::{Fault, Worker};
+use crate::io_thread::{Fault, Recall, Worker};
 use crate::memory::{GuestMemory, SharedMemory};
 use crate::saved::BadState;
 
@@ -114,6 +114,8 @@ pub struct Activation {
     pub queues: Vec<ActiveQueue>,
     /// How to reach the driver.
     pub interrupt: Arc<Interrupt>,
+    /// Set when the worker is wanted back.
+    pub recall: Recall,
 }
 
 /// How far a worker got in one of its queues.
@@ -139,7 +141,7 @@ pub trait VirtioDevice: Any + Send {
     /// device then needs a reset.
     fn activate(&mut self, activation: Activation) -> Result<Box<dyn Worker>, Fault>;
 
-    /// Takes apart a worker that [`VirtioDevice::activate`] made, drained. What it had not
+    /// Takes apart a worker that [`VirtioDevice::activate`] made, finished. What it had not
     /// answered is kept for the next worker.
     ///
     /// # Errors

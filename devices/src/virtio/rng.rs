@@ -83,6 +83,7 @@ impl VirtioDevice for Rng {
         let Activation {
             memory,
             features: _,
+            recall: _,
             queues,
             interrupt,
         } = activation;
@@ -195,7 +196,10 @@ impl Worker for RngWorker {
     }
 
     /// Nothing is ever in flight.
-    fn drain(&mut self) {}
+    fn finish(&mut self) -> bool {
+        drop(self.queue.as_ref().map(|queue| queue.doorbell.read()));
+        true
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +224,7 @@ mod tests {
 
     #[test]
     fn buffers_are_filled_up_to_the_limit_and_not_beyond() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let device = Box::new(Rng::new(Box::new(Sevens)));
         let mut driver = Driver::new(device, io.handle(), Arc::new(Events::default()));
         let features = driver.offered();

@@ -43,7 +43,7 @@ pub const KINDS: [Kind; 3] = [Kind::Blk, Kind::Rng, Kind::ReadOnlyBlk];
 /// One I/O thread for all inputs: it must survive them all.
 pub fn io() -> &'static IoThread {
     static IO: OnceLock<IoThread> = OnceLock::new();
-    IO.get_or_init(|| IoThread::spawn().expect("a thread"))
+    IO.get_or_init(|| IoThread::spawn(|| {}).expect("a thread"))
 }
 
 fn device(kind: Kind, events: &Arc<Events>) -> (Box<dyn VirtioDevice>, Option<File>) {

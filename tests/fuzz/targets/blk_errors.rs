@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use devices::disk::buffers::GuestBuffers;
 use devices::disk::{Completion, Disk, Geometry, Op, Submission};
 use devices::events::{BlockErrorAction, GuestEvent};
+use devices::io_thread::Recall;
 use devices::saved::Saved;
 use devices::virtio::blk::request::{T_DISCARD, T_FLUSH, T_IN, T_OUT};
 use devices::virtio::blk::{BlkOptions, ErrorPolicy, VirtioBlk};
@@ -74,7 +75,13 @@ impl Disk for Flaky {
         }
     }
 
-    fn submit(&mut self, tag: u64, _op: Op, buffers: &mut GuestBuffers) -> Submission {
+    fn submit(
+        &mut self,
+        tag: u64,
+        _op: Op,
+        buffers: &mut GuestBuffers,
+        _recall: &Recall,
+    ) -> Submission {
         let mut script = lock(&self.script);
         let outcome = script.outcomes.pop_front().unwrap_or(0);
         if outcome & 0x80 == 0 {
@@ -89,7 +96,7 @@ impl Disk for Flaky {
         Some(self.later.as_raw_fd())
     }
 
-    fn reap(&mut self, wait: bool, done: &mut Vec<Completion>) {
+    fn reap(&mut self, done: &mut Vec<Completion>) {
         let mut script = lock(&self.script);
         drop(self.later.read());
         // The latest first, and not always all.
@@ -98,7 +105,7 @@ impl Disk for Flaky {
                 tag,
                 result: result(outcome),
             });
-            if outcome & 0x40 != 0 && !wait {
+            if outcome & 0x40 != 0 {
                 break;
             }
         }

@@ -47,7 +47,7 @@ impl Rig {
     fn new() -> Self {
         Self {
             routes: Written::default(),
-            io: IoThread::spawn().unwrap(),
+            io: IoThread::spawn(|| {}).unwrap(),
             ram: GuestRam::new(&[(0, 0x20_0000)]).unwrap(),
         }
     }

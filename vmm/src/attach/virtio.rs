@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use devices::io_thread::IoThreadError;
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::core::Wiring;
 use devices::virtio::transport::mmio::MmioTransport;
@@ -22,6 +23,16 @@ pub struct VirtioDeviceSlot {
     pub transport: Arc<Mutex<MmioTransport>>,
     /// What it is, with what only its kind has.
     pub kind: VirtioKind,
+}
+
+impl VirtioDeviceSlot {
+    /// The answer to a request for the device's worker; `None`, and the log says so, if the I/O
+    /// thread has gone.
+    pub(crate) fn lost<T>(&self, answer: Result<T, IoThreadError>) -> Option<T> {
+        answer
+            .inspect_err(|error| log::error!("{}: the device is lost: {error}", self.id))
+            .ok()
+    }
 }
 
 /// The kinds of virtio device.

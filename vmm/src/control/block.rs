@@ -1,5 +1,6 @@
 //! Disks as clients see them: one node per disk, named as the device.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api_socket::config::Cache;
@@ -50,14 +51,9 @@ pub(super) fn nodes(main: &MainLoop) -> Vec<BlockDeviceInfo> {
         .collect()
 }
 
-/// Runs `act` on a disk's device. `None` never happens: a disk's slot holds a disk.
-fn with_device<T>(slot: &VirtioDeviceSlot, act: impl FnOnce(&mut VirtioBlk) -> T) -> Option<T> {
-    let mut transport = lock(&slot.transport);
-    transport.core_mut().device_mut::<VirtioBlk>().map(act)
-}
-
 fn node(slot: &VirtioDeviceSlot, info: &BlkInfo) -> BlockDeviceInfo {
-    let capacity = with_device(slot, |blk| blk.geometry().capacity).unwrap_or_default();
+    // Not by the device: a vCPU may be in it, waiting for the host.
+    let capacity = info.stats.capacity.load(Ordering::Relaxed);
     let filename = info.config.path.to_string_lossy().into_owned();
     let cache = info.config.cache;
     BlockDeviceInfo {
@@ -131,6 +127,7 @@ pub(super) fn counters(stats: &BlkStats) -> BlockDeviceStats {
         flush,
         unmap,
         wr_highest_offset,
+        capacity: _,
     } = stats;
     let bytes = |op: &OpCounters| read(&op.bytes);
     let operations = |op: &OpCounters| read(&op.operations);
@@ -162,7 +159,7 @@ pub(super) fn counters(stats: &BlkStats) -> BlockDeviceStats {
     }
 }
 
-/// Changes a disk's size. The device's worker is taken back meanwhile; the guest runs on.
+/// Changes a disk's size, while nothing of the machine runs.
 pub(super) fn resize(
     main: &mut MainLoop,
     arguments: &BlockResizeArguments,
@@ -193,19 +190,18 @@ pub(super) fn resize(
             "Block node '{name}' is read-only"
         )));
     }
-    let mut transport = lock(&slot.transport);
-    let core = transport.core_mut();
-    let was_running = core.is_running();
-    core.pause().map_err(QmpError::generic)?;
-    let resized = core.device_mut::<VirtioBlk>().map(|blk| blk.resize(size));
-    if was_running {
-        core.resume();
-    }
-    match resized {
-        Some(Ok(())) => {
+    let transport = Arc::clone(&slot.transport);
+    let resized = main.while_held(|_| {
+        let mut transport = lock(&transport);
+        let core = transport.core_mut();
+        let resized = core.device_mut::<VirtioBlk>()?.resize(size);
+        if resized.is_ok() {
             core.config_changed();
-            Ok(())
         }
+        Some(resized)
+    });
+    match resized {
+        Some(Ok(())) => Ok(()),
         Some(Err(error)) => Err(QmpError::generic(format_args!("Failed to resize: {error}"))),
         None => Err(QmpError::device_not_found(name)),
     }

@@ -12,6 +12,7 @@ use api_socket::qmp::types::{
 
 use super::{block, chardev, cpu, info, run_state};
 use crate::arch::x86_64::dump_registers;
+use crate::holding::Needs;
 use crate::lifecycle::{Input, runs};
 use crate::main_loop::MainLoop;
 
@@ -67,6 +68,18 @@ const COMMANDS: [(&str, &str); 8] = [
     ("nmi", "inject an NMI"),
     ("quit|q", "quit"),
 ];
+
+/// What a line needs before it can be carried out.
+pub(super) fn needs(arguments: &HumanMonitorCommandArguments) -> Needs {
+    let mut words = arguments.command_line.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some("quit" | "q"), _) => Needs::HeldToEnd,
+        (Some("stop" | "s" | "system_reset" | "nmi"), _) | (Some("info"), Some("registers")) => {
+            Needs::Held
+        }
+        _ => Needs::Nothing,
+    }
+}
 
 pub(super) fn run(main: &mut MainLoop, arguments: &HumanMonitorCommandArguments) -> String {
     let line = arguments.command_line.as_str();

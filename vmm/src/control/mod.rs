@@ -23,9 +23,27 @@ use api_socket::qmp::session::{
     Reply, Request, query_commands, query_events, query_qmp_schema, version_info,
 };
 
+use crate::holding::Needs;
 use crate::lifecycle::Input;
 use crate::main_loop::MainLoop;
 use api_socket::qmp::types::ShutdownCause;
+
+/// What a command needs before it can be carried out.
+pub(crate) fn needs(command: &Command) -> Needs {
+    match command {
+        Command::Quit => Needs::HeldToEnd,
+        Command::Stop
+        | Command::SystemReset
+        | Command::InjectNmi
+        | Command::BlockResize(_)
+        | Command::DumpGuestMemory(_)
+        // Its descriptors can be opened then only.
+        | Command::QueryStats(_)
+        | Command::QueryStatsSchemas(_) => Needs::Held,
+        Command::HumanMonitorCommand(arguments) => hmp::needs(arguments),
+        _ => Needs::Nothing,
+    }
+}
 
 /// What a command comes to.
 type Outcome = Result<Reply, QmpError>;

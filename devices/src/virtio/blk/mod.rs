@@ -21,7 +21,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use self::config::{
     F_BLK_SIZE, F_CONFIG_WCE, F_DISCARD, F_FLUSH, F_MQ, F_RO, F_SEG_MAX, F_TOPOLOGY,
@@ -124,6 +124,10 @@ impl VirtioBlk {
         }
         let queue_sizes = vec![QUEUE_SIZE; usize::from(queues)];
         let writeback = AtomicBool::new(options.writeback);
+        let stats = BlkStats {
+            capacity: AtomicU64::new(geometry.capacity),
+            ..BlkStats::default()
+        };
         Self {
             identity: Identity {
                 device_type: TYPE_BLOCK,
@@ -132,7 +136,7 @@ impl VirtioBlk {
             },
             shared: Arc::new(Shared {
                 options,
-                stats: Arc::default(),
+                stats: Arc::new(stats),
                 writeback,
             }),
             geometry,
@@ -145,12 +149,6 @@ impl VirtioBlk {
     #[must_use]
     pub fn stats(&self) -> Arc<BlkStats> {
         Arc::clone(&self.shared.stats)
-    }
-
-    /// Size and block sizes as the guest sees them.
-    #[must_use]
-    pub fn geometry(&self) -> Geometry {
-        self.geometry
     }
 
     /// Whether requests wait for the cause of an error to go away.
@@ -167,6 +165,8 @@ impl VirtioBlk {
     pub fn resize(&mut self, bytes: u64) -> io::Result<()> {
         let disk = self.disk.as_mut().ok_or(io::ErrorKind::ResourceBusy)?;
         self.geometry = disk.resize(bytes)?;
+        let capacity = &self.shared.stats.capacity;
+        capacity.store(self.geometry.capacity, Ordering::Relaxed);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What a block device has done: the counters of QMP's `BlockDeviceStats`.
+//! What a block device is and has done: its size, and the counters of QMP's `BlockDeviceStats`.
 //!
 //! Written by the worker on the I/O thread, read by anybody at any time; the fields are not
 //! consistent with each other to the last request.
@@ -56,6 +56,8 @@ pub struct BlkStats {
     pub unmap: OpCounters,
     /// The first byte after the highest one ever written.
     pub wr_highest_offset: AtomicU64,
+    /// Not a count: the size of the disk in bytes, as it is now.
+    pub capacity: AtomicU64,
 }
 
 /// Which counters an operation belongs to.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
@@ -20,7 +20,7 @@ use crate::disk::buffers::GuestBuffers;
 use crate::disk::raw::RawDisk;
 use crate::disk::{CacheMode, Completion, Op, Submission};
 use crate::events::{BlockErrorAction, BlockIoError, GuestEvent};
-use crate::io_thread::IoThread;
+use crate::io_thread::{IoThread, Recall};
 use crate::saved::Saved;
 use crate::virtio::device::ActiveQueue;
 use crate::virtio::fake_driver::{
@@ -60,7 +60,7 @@ impl Machine {
         change(&mut options);
         let device = VirtioBlk::new(disk, options);
         let stats = device.stats();
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut driver = Driver::new(Box::new(device), io.handle(), events);
         let features = driver.offered();
         driver.start(features, 64);
@@ -362,7 +362,13 @@ impl Disk for Slow {
             read_only: false,
         }
     }
-    fn submit(&mut self, _tag: u64, op: Op, _buffers: &mut GuestBuffers) -> Submission {
+    fn submit(
+        &mut self,
+        _tag: u64,
+        op: Op,
+        _buffers: &mut GuestBuffers,
+        _recall: &Recall,
+    ) -> Submission {
         let begun = Instant::now();
         while begun.elapsed() < worker::TURN {
             std::hint::spin_loop();
@@ -373,7 +379,7 @@ impl Disk for Slow {
     fn completion_event(&self) -> Option<RawFd> {
         None
     }
-    fn reap(&mut self, _wait: bool, _done: &mut Vec<Completion>) {}
+    fn reap(&mut self, _done: &mut Vec<Completion>) {}
     fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
         Ok(self.geometry())
     }
@@ -417,6 +423,7 @@ fn a_ring_of_long_requests_does_not_keep_the_io_thread() {
             features: F_VERSION_1,
             queues: vec![active],
             interrupt: Arc::new(Interrupt::new(Arc::new(event()))),
+            recall: Recall::default(),
         })
         .unwrap();
     for turn in 1..=3 {
@@ -456,7 +463,13 @@ impl Disk for Scripted {
             read_only: false,
         }
     }
-    fn submit(&mut self, tag: u64, op: Op, buffers: &mut GuestBuffers) -> Submission {
+    fn submit(
+        &mut self,
+        tag: u64,
+        op: Op,
+        buffers: &mut GuestBuffers,
+        _recall: &Recall,
+    ) -> Submission {
         let mut script = self.script.lock().unwrap();
         script.seen.push(op);
         if self.later.is_some() {
@@ -468,7 +481,7 @@ impl Disk for Scripted {
     fn completion_event(&self) -> Option<RawFd> {
         self.later.as_ref().map(EventFd::as_raw_fd)
     }
-    fn reap(&mut self, _wait: bool, done: &mut Vec<Completion>) {
+    fn reap(&mut self, done: &mut Vec<Completion>) {
         let mut script = self.script.lock().unwrap();
         drop(self.later.as_ref().map(EventFd::read));
         // Latest first: nothing may depend on the order.
@@ -585,6 +598,67 @@ fn errors_are_treated_as_the_policy_says() {
 fn cycle(m: &mut Machine) {
     m.driver.transport.core_mut().pause().unwrap();
     m.driver.transport.core_mut().resume();
+}
+
+/// A disk whose first operation lasts until its worker is wanted back.
+struct Patient {
+    begun: Option<mpsc::Sender<()>>,
+}
+
+impl Disk for Patient {
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            capacity: SIZE,
+            block_size: 512,
+            physical_block_size: 512,
+            read_only: false,
+        }
+    }
+    fn submit(
+        &mut self,
+        _tag: u64,
+        _op: Op,
+        _buffers: &mut GuestBuffers,
+        recall: &Recall,
+    ) -> Submission {
+        let Some(begun) = self.begun.take() else {
+            return Submission::Done(Ok(()));
+        };
+        begun.send(()).unwrap();
+        while !recall.is_set() {
+            std::thread::yield_now();
+        }
+        Submission::Recalled
+    }
+    fn completion_event(&self) -> Option<RawFd> {
+        None
+    }
+    fn reap(&mut self, _done: &mut Vec<Completion>) {}
+    fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
+        Ok(self.geometry())
+    }
+}
+
+/// Nobody is told of it, because nothing went wrong.
+#[test]
+fn a_request_given_up_for_a_pause_is_begun_anew_by_the_next_worker() {
+    let (begun, has_begun) = mpsc::channel();
+    let disk = Patient { begun: Some(begun) };
+    let mut m = Machine::new(Box::new(disk), |_| {});
+    let sector = [readable(BUFFER, 512)];
+    let heads: Vec<_> = (0..2).map(|n| m.add(T_OUT, n, &sector)).collect();
+    m.driver.notify(0);
+    has_begun.recv().unwrap();
+    m.driver.transport.core_mut().pause().unwrap();
+    assert_eq!(m.driver.queues[0].pop_used(), None);
+    assert_eq!(m.driver.events.take(), []);
+    m.driver.transport.core_mut().resume();
+    let done: Vec<_> = (0..2).map(|_| m.driver.next_used(0).0).collect();
+    assert_eq!(done, heads);
+    assert_eq!(
+        (m.stats.write.operations.load(Relaxed), m.status()),
+        (2, S_OK)
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! Owned by the I/O thread. A request that failed and is to be kept ([`ErrorPolicy::Stop`]) stalls
 //! the worker: it takes no further request until it has been taken back and a new one made, which
 //! tries the kept ones first. A kept request is remembered by its place in the ring alone, and
-//! parsed anew.
+//! parsed anew. A request the backend gave up because the worker is wanted back is kept likewise.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -23,7 +23,7 @@ use super::{ErrorPolicy, SERIAL_LEN, Shared};
 use crate::disk::buffers::GuestBuffers;
 use crate::disk::{Completion, Disk, Op, Submission};
 use crate::events::{BlockErrorAction, BlockIoError, GuestEvent};
-use crate::io_thread::{Fault, Source, Worker};
+use crate::io_thread::{Fault, Recall, Source, Worker};
 use crate::memory::{GuestMemory, SharedMemory};
 use crate::virtio::chain::{ChainBuffers, Writer};
 use crate::virtio::device::{Activation, ActiveQueue, QueuePosition};
@@ -70,6 +70,7 @@ struct Engine {
     features: u64,
     shared: Arc<Shared>,
     disk: Box<dyn Disk>,
+    recall: Recall,
     /// Kept for the next worker. While any are, nothing is taken from the queues.
     stalled: Vec<StalledRequest>,
     in_flight: Vec<InFlight>,
@@ -94,8 +95,10 @@ impl BlkWorker {
             features,
             queues,
             interrupt,
+            recall,
         } = activation;
         let engine = Engine {
+            recall,
             data: GuestBuffers::new(Arc::clone(&memory)),
             memory,
             features,
@@ -171,7 +174,7 @@ impl BlkWorker {
         let mut over = false;
         active.serve(&memory, budget, |queue, head| {
             engine.begin(place, index, queue, head)?;
-            over = begun.elapsed() >= TURN;
+            over = begun.elapsed() >= TURN || engine.recall.is_set();
             Ok(if over || !engine.stalled.is_empty() {
                 ControlFlow::Break(())
             } else {
@@ -186,10 +189,10 @@ impl BlkWorker {
     }
 
     /// Answers what the backend has completed.
-    fn complete(&mut self, wait: bool) -> Result<(), Fault> {
+    fn complete(&mut self) -> Result<(), Fault> {
         let Self { queues, engine, .. } = self;
         let mut done = std::mem::take(&mut engine.done);
-        engine.disk.reap(wait, &mut done);
+        engine.disk.reap(&mut done);
         let mut result = Ok(());
         for Completion {
             tag,
@@ -223,17 +226,21 @@ impl BlkWorker {
             .try_for_each(|active| active.signal(&engine.memory, interrupt))
     }
 
+    /// Nothing is taken, but the notifications are, or they would wake us for ever. The next worker
+    /// looks at the queues without one.
+    fn ignore_notifications(&self) {
+        for active in &self.queues {
+            drop(active.doorbell.read());
+        }
+    }
+
     fn step(&mut self, token: u32) -> Result<(), Fault> {
         if token == COMPLETIONS {
-            self.complete(false)?;
+            self.complete()?;
         }
         self.retry()?;
         if !self.engine.stalled.is_empty() {
-            // Nothing is taken, but the notification is, or it would wake us for ever. The next
-            // worker looks at the queues without one.
-            for active in &self.queues {
-                drop(active.doorbell.read());
-            }
+            self.ignore_notifications();
             return Ok(());
         }
         match usize::try_from(token) {
@@ -264,12 +271,12 @@ impl Worker for BlkWorker {
         result.and(self.signal())
     }
 
-    fn drain(&mut self) {
-        while !self.engine.in_flight.is_empty() {
-            // A fault here concerns a queue that is being given up; the rest still has to end.
-            drop(self.complete(true));
-        }
+    fn finish(&mut self) -> bool {
+        // A fault here concerns a queue that is being given up; the rest still has to end.
+        drop(self.complete());
         drop(self.signal());
+        self.ignore_notifications();
+        self.engine.in_flight.is_empty()
     }
 }
 
@@ -335,8 +342,12 @@ impl Engine {
             written,
             started,
         };
-        match self.disk.submit(tag, op, &mut self.data) {
+        match self.disk.submit(tag, op, &mut self.data, &self.recall) {
             Submission::Done(result) => self.finish(index, queue, &request, result),
+            Submission::Recalled => {
+                self.stalled.push(StalledRequest { queue: index, head });
+                Ok(())
+            }
             Submission::Pending => {
                 self.in_flight.push(request);
                 Ok(())

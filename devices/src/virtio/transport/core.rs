@@ -9,7 +9,7 @@
 //!           DRIVER_OK / resume
 //!   idle ──────────────────────► running     worker in the I/O thread
 //!    ▲                             │
-//!    └──── status 0 / pause ───────┘         worker taken back, drained
+//!    └──── status 0 / pause ───────┘         worker asked for, and come back
 //! ```
 //! Whether a worker ought to run follows from the status register alone (DRIVER_OK and not
 //! DEVICE_NEEDS_RESET); pausing changes no register.
@@ -19,11 +19,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::events::{EventSink, GuestEvent};
-use crate::io_thread::{Fault, FaultSink, IoHandle, IoThreadError, WorkerId};
+use crate::io_thread::{Fault, FaultSink, IoHandle, IoThreadError, Recall, Returning, WorkerId};
 use crate::irq::IrqLine;
 use crate::memory::SharedMemory;
 use crate::virtio::device::{Activation, ActiveQueue, VirtioDevice};
@@ -98,13 +99,23 @@ pub(super) struct QueueRegisters {
     pub(super) doorbell: Arc<EventFd>,
 }
 
+/// Where a device's worker is.
+pub(super) enum WorkerPlace {
+    /// There is none.
+    Nowhere,
+    /// In the I/O thread.
+    Running(WorkerId, Recall),
+    /// Asked for.
+    Returning(Returning),
+}
+
 /// Registers and life of one device.
 pub struct Core {
     pub(super) device: Box<dyn VirtioDevice>,
     pub(super) wiring: Wiring,
     pub(super) interrupt: Arc<Interrupt>,
     pub(super) health: Arc<Health>,
-    pub(super) worker: Option<WorkerId>,
+    pub(super) worker: WorkerPlace,
     /// The status register without DEVICE_NEEDS_RESET, which is [`Health`]'s.
     pub(super) status: u8,
     pub(super) driver_features: u64,
@@ -118,7 +129,7 @@ impl fmt::Debug for Core {
         f.debug_struct("Core")
             .field("id", &self.wiring.id)
             .field("status", &self.status())
-            .field("running", &self.worker.is_some())
+            .field("running", &self.is_running())
             .finish_non_exhaustive()
     }
 }
@@ -158,7 +169,7 @@ impl Core {
             wiring,
             interrupt,
             health,
-            worker: None,
+            worker: WorkerPlace::Nowhere,
             status: 0,
             driver_features: 0,
             queues,
@@ -333,17 +344,40 @@ impl Core {
         }
     }
 
-    /// Takes the worker back from the I/O thread, drained. After this the device touches neither
-    /// guest memory nor its backend nor its interrupt, and can be saved. Does nothing if no worker
-    /// runs.
+    /// Asks the I/O thread for the worker, without waiting for it: it comes when what it has at its
+    /// backend has ended. Does nothing if none runs.
     ///
     /// # Errors
     /// When the I/O thread is gone; the device is lost with it, but its registers remain.
-    pub fn pause(&mut self) -> Result<(), IoThreadError> {
-        let Some(id) = self.worker.take() else {
-            return Ok(());
+    pub fn begin_pause(&mut self) -> Result<(), IoThreadError> {
+        if let WorkerPlace::Running(id, recall) = &self.worker {
+            recall.set();
+            let id = *id;
+            self.worker = WorkerPlace::Nowhere;
+            self.worker = WorkerPlace::Returning(self.wiring.io.take_back(id)?);
+        }
+        Ok(())
+    }
+
+    /// Waits until `until`, or for ever, for the worker that [`Self::begin_pause`] asked for, and
+    /// returns whether the device is paused: then it touches neither guest memory nor its backend
+    /// nor its interrupt, and can be saved.
+    ///
+    /// # Errors
+    /// As [`Self::begin_pause`].
+    pub fn finish_pause(&mut self, until: Option<Instant>) -> Result<bool, IoThreadError> {
+        let WorkerPlace::Returning(returning) = &self.worker else {
+            return Ok(!self.is_running());
         };
-        let worker = self.wiring.io.take_back(id)?;
+        let worker = match returning.wait(until) {
+            Ok(Some(worker)) => worker,
+            Ok(None) => return Ok(false),
+            Err(error) => {
+                self.worker = WorkerPlace::Nowhere;
+                return Err(error);
+            }
+        };
+        self.worker = WorkerPlace::Nowhere;
         match self.device.reclaim(worker) {
             Ok(positions) => {
                 for (index, position) in positions {
@@ -354,7 +388,16 @@ impl Core {
             }
             Err(fault) => self.health.fault(&fault),
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Takes the worker back, however long that takes.
+    ///
+    /// # Errors
+    /// As [`Self::begin_pause`].
+    pub fn pause(&mut self) -> Result<(), IoThreadError> {
+        self.begin_pause()?;
+        self.finish_pause(None).map(drop)
     }
 
     /// Starts a worker if the driver is in charge and none runs: after a pause or a restore.
@@ -363,10 +406,10 @@ impl Core {
         self.interrupt.raise_if_pending();
     }
 
-    /// Whether a worker runs: then the device cannot be saved.
+    /// Whether a worker runs, or has not come back yet: then the device cannot be saved.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.worker.is_some()
+        !matches!(self.worker, WorkerPlace::Nowhere)
     }
 
     /// Resets the device, for the driver (status 0) or with the machine.
@@ -413,16 +456,16 @@ impl Core {
     /// Makes a worker and hands it over, if the status says that one ought to run.
     fn start(&mut self) {
         let wanted = self.status & STATUS_DRIVER_OK != 0 && !self.health.needs_reset();
-        if !wanted || self.worker.is_some() {
+        if !wanted || self.is_running() {
             return;
         }
         match self.try_start() {
-            Ok(id) => self.worker = Some(id),
+            Ok(running) => self.worker = running,
             Err(fault) => self.health.fault(&fault),
         }
     }
 
-    fn try_start(&mut self) -> Result<WorkerId, Fault> {
+    fn try_start(&mut self) -> Result<WorkerPlace, Fault> {
         let features = self.negotiated();
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, registers) in (0..).zip(&self.queues) {
@@ -446,17 +489,18 @@ impl Core {
                 doorbell: Arc::clone(doorbell),
             });
         }
+        let recall = Recall::default();
         let worker = self.device.activate(Activation {
             memory: Arc::clone(&self.wiring.memory),
             features,
             queues,
             interrupt: Arc::clone(&self.interrupt),
+            recall: recall.clone(),
         })?;
         let on_fault: Arc<dyn FaultSink> = self.health.clone();
-        self.wiring
-            .io
-            .add(worker, on_fault)
-            .map_err(|error| Fault::new(&error))
+        let added = self.wiring.io.add(worker, on_fault);
+        let id = added.map_err(|error| Fault::new(&error))?;
+        Ok(WorkerPlace::Running(id, recall))
     }
 }
 

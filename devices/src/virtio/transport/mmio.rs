@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_identity_registers_are_those_of_the_machine() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut d = driver(&io);
         let golden = [
             (0x000, 0x7472_6976),
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_status_only_grows_and_in_order() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut d = driver(&io);
         let mut step = |value: u32| {
             d.write(0x070, value);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn features_not_on_offer_are_not_agreed_on() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut d = driver(&io);
         assert!(!d.negotiate(0));
         assert!(!d.negotiate(F_VERSION_1 | 1));
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn queue_registers_are_writable_between_features_ok_and_driver_ok() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut d = driver(&io);
         let queue = DriverQueue::new(d.memory.clone(), 0, 8);
         d.place_queue(0, &queue);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_queue_of_an_impossible_size_stops_the_device_at_driver_ok() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         for size in [0, 3, 128, 0x1_0000, u32::MAX] {
             let mut d = driver(&io);
             assert!(d.negotiate(F_VERSION_1));
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn a_doorbell_wakes_the_worker_without_the_bus() {
-        let io = IoThread::spawn().unwrap();
+        let io = IoThread::spawn(|| {}).unwrap();
         let mut d = driver(&io);
         d.start(F_VERSION_1, 8);
         let doorbells = d.transport.doorbells();

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::core::{Core, QueueRegisters};
+use super::core::{Core, QueueRegisters, WorkerPlace};
 use super::mmio::Selectors;
 use crate::saved::BadState;
 use crate::virtio::queue::{Layout, Position, Queue};
@@ -78,7 +78,10 @@ pub(super) fn save(core: &Core, selectors: Selectors) -> TransportState {
         queues,
         config_generation,
     } = core;
-    debug_assert!(worker.is_none(), "a running device cannot be saved");
+    debug_assert!(
+        matches!(worker, WorkerPlace::Nowhere),
+        "a running device cannot be saved"
+    );
     let Selectors {
         device_features,
         driver_features: driver_sel,
