@@ -60,7 +60,7 @@ trace\t''"
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l log-file -d 'Append the log to FILE instead of standard error' -r -F
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l on-reboot -d 'What a reboot of the guest leads to [default: reset]' -r -f -a "reset\t''
 shutdown\t''"
-complete -c thimble -n "__fish_thimble_using_subcommand run" -l on-poweroff -d 'What a power-off of the guest leads to [default: poweroff]' -r -f -a "poweroff\t''
+complete -c thimble -n "__fish_thimble_using_subcommand run" -l on-poweroff -d 'What a power-off or a final halt of the guest leads to [default: poweroff]' -r -f -a "poweroff\t''
 pause\t''"
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l on-panic -d 'What a panic of the guest leads to [default: shutdown]' -r -f -a "pause\t''
 shutdown\t''

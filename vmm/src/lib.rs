@@ -19,6 +19,7 @@ pub mod dump_job;
 pub mod farewell;
 pub mod fd;
 pub mod guest_events;
+pub mod halt_watch;
 pub mod holding;
 pub mod host_check;
 pub mod kvm;

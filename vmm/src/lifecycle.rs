@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! prelaunch --cont--> running --stop--> paused --cont--> running
-//!     ^                  |--- guest powers off, action pause ---> shutdown
+//!     ^                  |--- guest powers off or halts, pause --> shutdown
 //!     |                  |--- guest panics, action pause -------> guest-panicked --cont--> running
 //!     |                  |--- a disk is full -------------------> io-error -------cont--> running
 //!     |                  `--- KVM gives up, a reset fails ------> internal-error
@@ -47,6 +47,9 @@ pub enum Input {
     Quit(ShutdownCause),
     /// The guest powered off.
     GuestShutdown,
+    /// Every processor has halted with interrupts off: the end of a guest that knows no better way,
+    /// and of one whose kernel was told to halt.
+    GuestHalted,
     /// The guest reset itself, by register or triple fault.
     GuestReset,
     /// The guest reported a panic.
@@ -169,7 +172,10 @@ pub fn decide(state: RunState, policy: &Policy, input: Input) -> Result<Plan, De
         {
             stay(Vec::new())
         }
-        Input::GuestShutdown => Ok(power_off(state, policy, ShutdownCause::GuestShutdown)),
+        // QEMU does not notice, and leaves such a guest "running" for ever.
+        Input::GuestShutdown | Input::GuestHalted => {
+            Ok(power_off(state, policy, ShutdownCause::GuestShutdown))
+        }
         Input::GuestReset => Ok(match policy.reboot {
             RebootAction::Reset => reset(state, ShutdownCause::GuestReset),
             RebootAction::Shutdown => power_off(state, policy, ShutdownCause::GuestReset),
@@ -472,6 +478,7 @@ mod tests {
             Input::SystemPowerdown,
             Input::Quit(ShutdownCause::HostSignal),
             Input::GuestShutdown,
+            Input::GuestHalted,
             Input::GuestReset,
             Input::GuestPanicked,
             Input::GuestCrashLoaded,

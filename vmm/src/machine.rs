@@ -17,6 +17,7 @@ use firmware::boot::BootError;
 
 use crate::arch::x86_64::cpuid::CpuProfile;
 use crate::arch::x86_64::entry::{self, PowerOnError};
+use crate::arch::x86_64::halt;
 use crate::arch::x86_64::msr;
 use crate::attach::legacy::LegacyChips;
 use crate::attach::{VirtioDeviceSlot, VirtioKind};
@@ -224,6 +225,20 @@ impl Quiesced<'_> {
     /// The vCPUs, in order.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut VcpuHandle> {
         self.machine.vcpus.held()
+    }
+
+    /// Whether no processor will ever do anything again: all are halted with interrupts off, or wait
+    /// for another processor to start them. Only an NMI from outside could wake them.
+    ///
+    /// # Errors
+    /// What KVM answered.
+    pub fn is_halted(&mut self) -> Result<bool, KvmError> {
+        for vcpu in self.vcpus() {
+            if !halt::is_halted(vcpu)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Puts the whole machine back to power-on: devices, interrupt controllers, memory, vCPUs; then

@@ -23,6 +23,7 @@ use crate::control::fds::FdSets;
 use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
+use crate::halt_watch::HaltWatch;
 use crate::holding::Holding;
 use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
 use crate::machine::{Machine, Quiesced, ResetError};
@@ -48,6 +49,7 @@ pub struct MainLoop {
     signals: Signals,
     pub(crate) ending: Option<Ending>,
     pub(crate) holding: Holding,
+    halt_watch: HaltWatch,
 }
 
 /// How a machine ended.
@@ -114,6 +116,7 @@ impl MainLoop {
             signals,
             ending: None,
             holding: Holding::default(),
+            halt_watch: HaltWatch::begin(Instant::now()),
         })
     }
 
@@ -135,6 +138,7 @@ impl MainLoop {
             }
             self.guest_events();
             self.look_at_held();
+            self.look_for_halt();
             if self
                 .console
                 .next_deadline()
@@ -179,8 +183,32 @@ impl MainLoop {
             self.clients.next_deadline(),
             self.console.next_deadline(),
             self.holding.next_deadline(),
+            lifecycle::runs(self.state).then(|| self.halt_watch.next_deadline(Instant::now())),
         ];
         deadlines.into_iter().flatten().min()
+    }
+
+    /// Notices a guest that has halted for good.
+    fn look_for_halt(&mut self) {
+        if self.ending.is_some() || !lifecycle::runs(self.state) {
+            return;
+        }
+        let vcpus = &self.machine.vcpus;
+        let idle = self
+            .halt_watch
+            .look(Instant::now(), || vcpus.processor_time());
+        if !idle || !self.held_soon() {
+            return;
+        }
+        match self.machine.hold().is_halted() {
+            Ok(true) => {
+                log::info!("all processors are halted with interrupts off");
+                self.must(Input::GuestHalted);
+            }
+            Ok(false) => {}
+            Err(error) => log::error!("{}", crate::chain::text(&error)),
+        }
+        self.settle();
     }
 
     fn serve(&mut self, ready: Ready) {
@@ -294,6 +322,7 @@ impl MainLoop {
             Step::Hold => drop(self.machine.hold()),
             Step::Run => {
                 self.stopped_disks.clear();
+                self.halt_watch = HaltWatch::begin(Instant::now());
                 self.machine.run();
             }
             Step::ResetMachine => self.reset_machine()?,

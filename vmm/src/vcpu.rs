@@ -22,17 +22,18 @@
 //! host that does not answer. The thread wakes the main loop when it has sent the vCPU.
 #![expect(
     unsafe_code,
-    reason = "the kick's signal handler writes to the kvm_run page"
+    reason = "the kick's signal handler writes to the kvm_run page; thread clocks"
 )]
 
 use std::cell::Cell;
 use std::io;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use devices::bus::Bus;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
@@ -149,6 +150,13 @@ impl VcpuSet {
             .map(|slot| (*slot.thread_id.wait(), slot.counters.as_ref()))
     }
 
+    /// The processor time that all vCPU threads have used, the guest's included.
+    #[must_use]
+    pub fn processor_time(&self) -> Duration {
+        let threads = self.slots.iter().filter_map(|slot| slot.thread.as_ref());
+        threads.map(thread_time).sum()
+    }
+
     /// Lets every held vCPU run. Those already running go on.
     pub fn run(&mut self) {
         self.collect();
@@ -221,6 +229,24 @@ impl Drop for VcpuSet {
             }
         }
     }
+}
+
+/// The processor time a thread has used, zero where the kernel does not tell.
+fn thread_time(thread: &JoinHandle<()>) -> Duration {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the thread has not been joined, because its handle is there; both functions write
+    // what they are given a place for.
+    unsafe {
+        if libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) == 0 {
+            libc::clock_gettime(clock, &raw mut time);
+        }
+    }
+    let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), nanoseconds)
 }
 
 fn start_thread(

@@ -1,11 +1,17 @@
 //! How a guest's process ends: power-off, halt, signals.
 
+use std::time::Duration;
+
 use harness::guest::{Launch, status};
+use harness::wait::Deadline;
 use harness::{guests, obey, skip};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::run_state::ready;
+
+/// What only a hang takes.
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_power_off_ends_it() {
@@ -41,21 +47,79 @@ fn on_poweroff_pause_keeps_it_for_another_life() {
     assert_eq!(obey::ask(&mut guest, "nmi").text("nmi"), "0");
 }
 
+/// Every processor halted with interrupts off: nothing more will come of it.
 #[test]
-fn a_halted_guest_stays_answers_and_can_be_ended() {
+fn a_guest_that_halts_for_good_has_ended() {
     if skip::without_kvm() {
         return;
     }
-    let mut guest = Launch::new().kernel(guests::HALT, "").control().start();
+    for cpus in ["1", "3"] {
+        let mut guest = Launch::new()
+            .kernel(guests::HALT, "")
+            .args(["--cpus", cpus])
+            .control()
+            .start();
+        guest.expect("HALT now");
+        let mut client = guest.client();
+        let told = client.expect_event("SHUTDOWN").data;
+        assert_eq!(told, json!({"guest": true, "reason": "guest-shutdown"}));
+        guest.expect_exit(status::CLEAN);
+    }
+}
+
+#[test]
+fn a_halted_guest_may_be_kept_and_reset() {
+    if skip::without_kvm() {
+        return;
+    }
+    let mut guest = Launch::new()
+        .kernel(guests::HALT, "")
+        .args(["--on-poweroff", "pause"])
+        .control()
+        .start();
     guest.expect("HALT now");
     let mut client = guest.client();
-    assert_eq!(crate::state(&mut guest), "running");
-    client.execute("stop", Value::Null);
-    client.execute("cont", Value::Null);
-    client.execute("inject-nmi", Value::Null);
-    assert_eq!(crate::state(&mut guest), "running");
+    for _ in 0..2 {
+        client.expect_event("STOP");
+        assert_eq!(crate::state(&mut guest), "shutdown");
+        client.execute("system_reset", Value::Null);
+        client.execute("cont", Value::Null);
+        guest.expect("HALT now");
+    }
     client.execute("quit", Value::Null);
     guest.expect_exit(status::CLEAN);
+}
+
+/// It waits for its console, halted with interrupts on. Each look at it interrupts its processor.
+#[test]
+fn an_idle_guest_has_not_ended() {
+    if skip::without_kvm() {
+        return;
+    }
+    let (mut guest, mut client) = ready();
+    // The first looks after a start are close together.
+    client.execute("stop", Value::Null);
+    client.execute("cont", Value::Null);
+    let deadline = Deadline::after(LIMIT);
+    let mut interrupted = || {
+        let counters = client.execute("x-thimble-query-counters", Value::Null);
+        let all = counters[0]["counters"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let counter = all
+            .iter()
+            .find(|counter| counter["name"] == "exits-interrupted");
+        let value = counter.and_then(|counter| counter["value"].as_u64());
+        value.unwrap_or_else(|| panic!("{counters}"))
+    };
+    let before = interrupted();
+    while interrupted() < before + 2 {
+        assert!(!deadline.left().is_zero(), "nobody looks");
+        std::thread::yield_now();
+    }
+    assert_eq!(crate::state(&mut guest), "running");
+    assert_eq!(obey::ask(&mut guest, "nmi").text("nmi"), "0");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod daemonize;
 mod disk;
 mod disk_block_device;
 mod disk_failures;
+mod disk_hangs;
 mod disk_locks;
 mod dump;
 mod entry;

@@ -28,6 +28,19 @@ fn debian_6_12_powers_off() {
     powers_off("6.12");
 }
 
+/// Two processors: one is stopped by the other, which then halts itself.
+#[test]
+fn a_halted_kernel_has_ended() {
+    let Some(mut host) = Host::acquire() else {
+        return;
+    };
+    let boot = Boot::new(&host, "6.1", "bzImage", "halt -f").cpus(2);
+    let life = boot.events().run(&mut host);
+    life.assert_clean();
+    life.assert_said("reboot: System halted");
+    life.assert_said(r#""SHUTDOWN","data":{"guest":true,"reason":"guest-shutdown"}"#);
+}
+
 #[track_caller]
 fn reboots(series: &str) {
     let Some(mut host) = Host::acquire() else {

@@ -21,7 +21,13 @@ use crate::report;
 use crate::workspace::Workspace;
 
 /// What the tests of disk images and of control clients use besides the launcher.
-const KVM_TOOLS: [Tool; 2] = [tool("qemu-img", "qemu-utils"), tool("python3", "python3")];
+const KVM_TOOLS: [Tool; 5] = [
+    tool("qemu-img", "qemu-utils"),
+    tool("python3", "python3"),
+    tool("mke2fs", "e2fsprogs"),
+    tool("losetup", "mount"),
+    tool("fsfreeze", "util-linux"),
+];
 
 /// What the testbed and the kernels in it take.
 const LINUX_TOOLS: [Tool; 3] = [

@@ -113,7 +113,7 @@ pub struct RunArgs {
     /// What a reboot of the guest leads to [default: reset]
     #[arg(long, value_name = "ACTION", value_parser = Words::<RebootAction>::NEW, help_heading = "Actions")]
     pub on_reboot: Option<String>,
-    /// What a power-off of the guest leads to [default: poweroff]
+    /// What a power-off or a final halt of the guest leads to [default: poweroff]
     #[arg(long, value_name = "ACTION", value_parser = Words::<PoweroffAction>::NEW, help_heading = "Actions")]
     pub on_poweroff: Option<String>,
     /// What a panic of the guest leads to [default: shutdown]

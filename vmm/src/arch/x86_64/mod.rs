@@ -7,6 +7,7 @@
 pub mod cpuid;
 pub mod dump_registers;
 pub mod entry;
+pub mod halt;
 pub mod msr;
 pub mod regs;
 pub mod state;

@@ -1,0 +1,224 @@
+//! A disk on a host that does not answer: a file system that is frozen while a guest writes to it.
+//! Clients are served meanwhile, and what they asked for happens when the host answers again.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use harness::control::Client;
+use harness::guest::{Guest, status};
+use harness::wait::Deadline;
+use harness::{obey, skip};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// What only a hang takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A file system of its own, which can be frozen; gone with the test.
+struct FileSystem(PathBuf);
+
+impl FileSystem {
+    /// An ext4 file system of 32 MiB, or a note that there can be none.
+    fn mount(parent: &Path) -> Option<Self> {
+        let (image, path) = (parent.join("ext4.img"), parent.join("mounted"));
+        std::fs::File::create(&image)
+            .unwrap()
+            .set_len(32 << 20)
+            .unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let make = Command::new(skip::find("mkfs.ext4")?)
+            .arg("-q")
+            .arg(&image)
+            .status();
+        assert!(make.unwrap().success());
+        let mount = Command::new("mount")
+            .arg("-oloop")
+            .args([&image, &path])
+            .output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Self(path));
+        }
+        skip::note("no file system can be mounted; it takes root and loop devices");
+        None
+    }
+
+    fn freeze(&self, how: &str) {
+        let status = Command::new("fsfreeze").arg(how).arg(&self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        // Already so, if all went well. Lazily: the guest may still have its image open.
+        for (program, arguments) in [("fsfreeze", ["-u"]), ("umount", ["-l"])] {
+            let mut command = Command::new(program);
+            let _ = command
+                .args(arguments)
+                .arg(&self.0)
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+/// A guest whose write the host has taken and does not answer.
+#[track_caller]
+fn hanging() -> Option<(FileSystem, Guest, Client)> {
+    if skip::without_kvm() || skip::without_program("mkfs.ext4") {
+        return None;
+    }
+    let launch = obey::launch().control();
+    let place = FileSystem::mount(&launch.path(""))?;
+    let launch = launch.empty_disk("mounted/disk.img", 8 << 20, ",id=disk0");
+    let mut guest = launch.start();
+    obey::ready(&mut guest);
+    let _ = obey::ask(&mut guest, "disk 0");
+    let mut client = guest.client();
+    place.freeze("-f");
+    obey::tell(&mut guest, "write 0 128 5");
+    wait_until_stuck(&guest, &mut client);
+    Some((place, guest, client))
+}
+
+/// Waits until the I/O thread is in the kernel and cannot leave it.
+#[track_caller]
+fn wait_until_stuck(guest: &Guest, client: &mut Client) {
+    let threads = client.execute("query-iothreads", Value::Null);
+    let tid = threads[0]["thread-id"].as_i64().unwrap();
+    let file = format!("/proc/{}/task/{tid}/stat", guest.pid());
+    let deadline = Deadline::after(LIMIT);
+    loop {
+        let stat = std::fs::read_to_string(&file).unwrap();
+        // After the name, which is in parentheses.
+        if stat.rsplit(") ").next().unwrap().starts_with('D') {
+            return;
+        }
+        assert!(
+            !deadline.left().is_zero(),
+            "the write does not hang: {stat}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn send(client: &mut Client, command: &str) {
+    let line = format!("{{\"execute\":\"{command}\",\"id\":\"{command}\"}}\n");
+    client.session().send_raw(line.as_bytes()).unwrap();
+}
+
+/// The next thing that is told: a reply's id, or an event's name.
+#[track_caller]
+fn told(client: &mut Client) -> String {
+    let message = client
+        .session()
+        .next_message(LIMIT)
+        .unwrap()
+        .unwrap_or_else(|| panic!("nothing is told"));
+    let name = message.get("event").or(message.get("id"));
+    name.and_then(Value::as_str)
+        .unwrap_or_else(|| panic!("{message}"))
+        .to_owned()
+}
+
+#[test]
+fn stop_is_answered_when_the_guest_has_stopped_and_others_meanwhile() {
+    let Some((place, mut guest, mut waiting)) = hanging() else {
+        return;
+    };
+    let mut other = guest.client();
+    send(&mut waiting, "stop");
+    // In its turn: one client's commands are carried out in order.
+    send(&mut waiting, "query-name");
+    let status = other.execute("query-status", Value::Null);
+    assert_eq!(status, json!({"running": true, "status": "running"}));
+    let blocks = other.execute("query-named-block-nodes", Value::Null);
+    assert_eq!(blocks[0]["image"]["virtual-size"], 8 << 20, "{blocks}");
+    place.freeze("-u");
+    assert_eq!(told(&mut waiting), "STOP");
+    assert_eq!(told(&mut waiting), "stop");
+    assert_eq!(told(&mut waiting), "query-name");
+    assert_eq!(crate::state(&mut guest), "paused");
+    other.execute("cont", Value::Null);
+    assert_eq!(obey::answer(&mut guest).text("status"), "0");
+    let found = obey::ask(&mut guest, "check 0 128 5");
+    assert_eq!((found.text("status"), found.text("wrong")), ("0", "0"));
+}
+
+#[test]
+fn what_several_clients_asked_happens_in_order() {
+    let Some((place, mut guest, mut first)) = hanging() else {
+        return;
+    };
+    let (mut second, mut third) = (guest.client(), guest.client());
+    // The guest is not stopped by this: it only has to be held for a moment.
+    send(&mut first, "inject-nmi");
+    // Answered, so what was sent before has been taken.
+    assert_eq!(third.execute("query-status", Value::Null)["running"], true);
+    send(&mut second, "system_reset");
+    assert_eq!(third.execute("query-status", Value::Null)["running"], true);
+    place.freeze("-u");
+    assert_eq!(told(&mut first), "inject-nmi");
+    assert_eq!(told(&mut first), "RESET");
+    assert_eq!(told(&mut second), "RESET");
+    assert_eq!(told(&mut second), "system_reset");
+    obey::ready(&mut guest);
+    assert_eq!(crate::state(&mut guest), "running");
+}
+
+/// The guest's last requests are lost, as they are when the power fails. The process itself cannot
+/// go before the kernel lets its thread go.
+#[test]
+fn the_end_does_not_wait_for_the_host() {
+    let Some((place, mut guest, mut client)) = hanging() else {
+        return;
+    };
+    let mut stopping = guest.client();
+    send(&mut stopping, "stop");
+    send(&mut client, "quit");
+    assert_eq!(told(&mut client), "SHUTDOWN");
+    assert_eq!(told(&mut client), "quit");
+    place.freeze("-u");
+    guest.expect_exit(status::CLEAN);
+    assert!(
+        guest
+            .stderr()
+            .contains("without waiting any longer for disk0"),
+        "{}",
+        guest.stderr()
+    );
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let Some((place, mut guest, mut client)) = hanging() else {
+        return;
+    };
+    guest.signal(Signal::TERM);
+    // Answered, so the first signal has been taken.
+    let _ = client.execute("query-status", Value::Null);
+    guest.signal(Signal::TERM);
+    assert_eq!(told(&mut client), "SHUTDOWN");
+    place.freeze("-u");
+    guest.expect_exit(status::CLEAN);
+}
+
+#[test]
+fn a_reset_happens_when_the_host_answers_and_the_write_was_whole() {
+    let Some((place, mut guest, mut client)) = hanging() else {
+        return;
+    };
+    send(&mut client, "system_reset");
+    let mut other = guest.client();
+    let blocks = other.execute("query-block", Value::Null);
+    assert_eq!(blocks[0]["inserted"]["image"]["virtual-size"], 8 << 20);
+    place.freeze("-u");
+    assert_eq!(told(&mut client), "RESET");
+    assert_eq!(told(&mut client), "system_reset");
+    obey::ready(&mut guest);
+    let _ = obey::ask(&mut guest, "disk 0");
+    let found = obey::ask(&mut guest, "check 0 128 5");
+    assert_eq!((found.text("status"), found.text("wrong")), ("0", "0"));
+}
