@@ -84,6 +84,11 @@ impl GuestBuffers {
         self.bytes
     }
 
+    /// The vectors.
+    pub(super) fn iovecs(&self) -> &[libc::iovec] {
+        &self.iovecs
+    }
+
     /// The vectors, for the kernel. They may be changed to keep track of what is done: nothing
     /// reads them afterwards.
     pub(super) fn iovecs_mut(&mut self) -> &mut [libc::iovec] {

@@ -11,6 +11,7 @@ pub mod buffers;
 pub mod lock;
 pub mod open;
 pub mod raw;
+pub mod uring;
 
 use std::io;
 use std::os::fd::RawFd;
@@ -104,16 +105,37 @@ pub enum Op {
     },
 }
 
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was carried out.
+    Success,
+    /// It failed. The error's `raw_os_error` is what a guest's owner is told.
+    Failed(io::Error),
+    /// Given up because of the recall, wholly or in part undone: to be submitted again.
+    Recalled,
+}
+
+/// [`io::ErrorKind::Interrupted`] is a recall: the system's own interruptions are retried where they
+/// happen.
+impl From<io::Result<()>> for Outcome {
+    fn from(result: io::Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::Success,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Self::Recalled,
+            Err(error) => Self::Failed(error),
+        }
+    }
+}
+
 /// What became of a submitted operation.
 #[derive(Debug)]
 pub enum Submission {
-    /// It is over. An error's `raw_os_error` is what a guest's owner is told.
-    Done(io::Result<()>),
+    /// It is over.
+    Done(Outcome),
     /// It goes on; [`Disk::reap`] tells its end. The backend has taken the buffers' list
     /// ([`GuestBuffers::take`]), which keeps guest memory mapped until then.
     Pending,
-    /// Given up because of the recall, wholly or in part undone: to be submitted again.
-    Recalled,
 }
 
 /// The end of a pending operation.
@@ -122,7 +144,7 @@ pub struct Completion {
     /// The tag it was submitted with.
     pub tag: u64,
     /// How it ended.
-    pub result: io::Result<()>,
+    pub outcome: Outcome,
 }
 
 /// A disk backend.
@@ -130,9 +152,9 @@ pub trait Disk: Send {
     /// Size and block sizes. Changes only in [`Disk::resize`].
     fn geometry(&self) -> Geometry;
 
-    /// Begins `op` on `buffers` (empty unless it reads or writes). `tag` is unique among the
-    /// pending operations. A backend that works while the caller waits gives up between two pieces
-    /// of a long operation when `recall` is set.
+    /// Takes `op` on `buffers` (empty unless it reads or writes); it may begin as late as the next
+    /// [`Disk::kick`]. `tag` is unique among the pending operations. A long operation is given up
+    /// between two pieces of it when `recall` is set.
     fn submit(
         &mut self,
         tag: u64,
@@ -141,12 +163,15 @@ pub trait Disk: Send {
         recall: &Recall,
     ) -> Submission;
 
+    /// Begins what was submitted and has not begun yet.
+    fn kick(&mut self);
+
     /// The descriptor that is readable when [`Disk::reap`] has something to tell; `None` for a
     /// backend that never answers [`Submission::Pending`].
     fn completion_event(&self) -> Option<RawFd>;
 
     /// Appends the operations that ended to `done`, without waiting for any.
-    fn reap(&mut self, done: &mut Vec<Completion>);
+    fn reap(&mut self, recall: &Recall, done: &mut Vec<Completion>);
 
     /// Changes the size to `bytes`; a block device only looks its size up again. Nothing is
     /// pending when this is called.

@@ -143,7 +143,12 @@ impl RawDisk {
     }
 
     /// Carries an operation out. [`io::ErrorKind::Interrupted`] means that `recall` was set.
-    fn perform(&mut self, op: Op, buffers: &mut GuestBuffers, recall: &Recall) -> io::Result<()> {
+    pub(super) fn perform(
+        &mut self,
+        op: Op,
+        buffers: &mut GuestBuffers,
+        recall: &Recall,
+    ) -> io::Result<()> {
         match op {
             Op::Read { offset } => self.transfer(offset, buffers, recall, read_some),
             Op::Write { offset, durable } => self.write(offset, durable, buffers, recall),
@@ -160,6 +165,52 @@ impl RawDisk {
                 if durable { self.flush() } else { Ok(()) }
             }
         }
+    }
+
+    /// Whether direct I/O takes a transfer as it is; always so through the page cache.
+    pub(super) fn fits(&self, offset: u64, buffers: &GuestBuffers) -> bool {
+        self.direct
+            .is_none_or(|align| align.fits(offset, buffers.iovecs()))
+    }
+
+    /// How a write begins: the flags of its calls, and whether a flush has to follow. A synchronous
+    /// write covers its own data only, so what is older needs a flush.
+    pub(super) fn durability(&self, durable: bool) -> (i32, bool) {
+        match durable && self.flushes() {
+            false => (0, false),
+            true if self.unflushed || !self.can_dsync => (0, true),
+            true => (libc::RWF_DSYNC, false),
+        }
+    }
+
+    /// Whether flushes do anything.
+    pub(super) fn flushes(&self) -> bool {
+        self.cache != CacheMode::Unsafe
+    }
+
+    /// Whether something was written that no flush has followed.
+    pub(super) fn set_unflushed(&mut self, unflushed: bool) {
+        self.unflushed = unflushed;
+    }
+
+    /// The file system knows no synchronous writes.
+    pub(super) fn forget_dsync(&mut self) {
+        self.can_dsync = false;
+    }
+
+    /// The call that discards, if `fallocate` does.
+    pub(super) fn discards_by(&self) -> Option<FallocateFlags> {
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        (self.can_punch && self.kind == Kind::File).then_some(how)
+    }
+
+    /// The call that makes zeroes, if `fallocate` does.
+    pub(super) fn zeroes_by(&self, unmap: bool) -> Option<FallocateFlags> {
+        if unmap {
+            return self.discards_by();
+        }
+        let how = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        (self.can_zero_range && self.kind == Kind::File).then_some(how)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -318,18 +369,16 @@ impl Disk for RawDisk {
         buffers: &mut GuestBuffers,
         recall: &Recall,
     ) -> Submission {
-        match self.perform(op, buffers, recall) {
-            // The system's own interruptions are retried where they happen.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Submission::Recalled,
-            result => Submission::Done(result),
-        }
+        Submission::Done(self.perform(op, buffers, recall).into())
     }
+
+    fn kick(&mut self) {}
 
     fn completion_event(&self) -> Option<RawFd> {
         None
     }
 
-    fn reap(&mut self, _done: &mut Vec<Completion>) {}
+    fn reap(&mut self, _recall: &Recall, _done: &mut Vec<Completion>) {}
 
     fn resize(&mut self, bytes: u64) -> io::Result<Geometry> {
         if !bytes.is_multiple_of(SECTOR_SIZE) {
@@ -428,7 +477,7 @@ fn alignment(file: &File, kind: Kind, block_size: u32) -> Alignment {
 
 /// What one system call is to take of `iovecs`, which are not empty: so many whole ones, or part of
 /// the first.
-fn piece(iovecs: &[libc::iovec]) -> (usize, Option<libc::iovec>) {
+pub(super) fn piece(iovecs: &[libc::iovec]) -> (usize, Option<libc::iovec>) {
     let mut bytes = 0;
     let fits = |iovec: &&libc::iovec| {
         bytes += iovec.iov_len;
@@ -446,7 +495,7 @@ fn piece(iovecs: &[libc::iovec]) -> (usize, Option<libc::iovec>) {
 }
 
 /// Skips `done` bytes of `iovecs`.
-fn advance(iovecs: &mut [libc::iovec], done: usize) -> &mut [libc::iovec] {
+pub(super) fn advance(iovecs: &mut [libc::iovec], done: usize) -> &mut [libc::iovec] {
     let mut left = done;
     let mut whole = 0;
     for iovec in iovecs.iter_mut() {
@@ -461,7 +510,7 @@ fn advance(iovecs: &mut [libc::iovec], done: usize) -> &mut [libc::iovec] {
     iovecs.get_mut(whole..).unwrap_or_default()
 }
 
-fn is_unsupported(error: &io::Error) -> bool {
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY))
 }
@@ -505,6 +554,7 @@ fn block_range(file: &File, request: libc::Ioctl, offset: u64, len: u64) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Outcome;
     use crate::disk::open::{OpenError, open};
     use crate::memory::GuestMemory;
     use crate::memory::SharedMemory;
@@ -530,7 +580,8 @@ mod tests {
 
     fn done(disk: &mut RawDisk, op: Op, buffers: &mut GuestBuffers) -> io::Result<()> {
         match disk.submit(0, op, buffers, &Recall::default()) {
-            Submission::Done(result) => result,
+            Submission::Done(Outcome::Success) => Ok(()),
+            Submission::Done(Outcome::Failed(error)) => Err(error),
             other => panic!("a raw disk completes at once: {other:?}"),
         }
     }
@@ -690,11 +741,14 @@ mod tests {
         for op in ops {
             let whole = &mut buffers(&memory, &[(0, 64 << 20)]);
             let submission = disk.submit(0, op, whole, &recalled);
-            assert!(matches!(submission, Submission::Recalled), "{submission:?}");
+            assert!(
+                matches!(submission, Submission::Done(Outcome::Recalled)),
+                "{submission:?}"
+            );
             // What a driver would ask for is over sooner than anybody could ask for the worker.
             let usual = &mut buffers(&memory, &[(0, 1 << 20), (4 << 20, 1 << 20)]);
             let submission = disk.submit(0, op, usual, &recalled);
-            assert!(matches!(submission, Submission::Done(Ok(()))));
+            assert!(matches!(submission, Submission::Done(Outcome::Success)));
         }
         (disk.can_punch, disk.can_zero_range) = (false, false);
         let zeroes = Op::WriteZeroes {
@@ -704,7 +758,10 @@ mod tests {
             durable: false,
         };
         let submission = disk.submit(0, zeroes, &mut buffers(&memory, &[]), &recalled);
-        assert!(matches!(submission, Submission::Recalled), "{submission:?}");
+        assert!(
+            matches!(submission, Submission::Done(Outcome::Recalled)),
+            "{submission:?}"
+        );
         let write = Op::Write {
             offset: 0,
             durable: false,

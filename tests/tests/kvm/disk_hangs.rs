@@ -63,9 +63,16 @@ impl Drop for FileSystem {
     }
 }
 
-/// A guest whose write the host has taken and does not answer.
+/// A guest whose write the host has taken and does not answer. The file system is thawed before the
+/// guest is waited for, also when a test fails.
+struct Hanging {
+    place: FileSystem,
+    client: Client,
+    guest: Guest,
+}
+
 #[track_caller]
-fn hanging() -> Option<(FileSystem, Guest, Client)> {
+fn hanging() -> Option<Hanging> {
     if skip::without_kvm() || skip::without_program("mkfs.ext4") {
         return None;
     }
@@ -75,30 +82,34 @@ fn hanging() -> Option<(FileSystem, Guest, Client)> {
     let mut guest = launch.start();
     obey::ready(&mut guest);
     let _ = obey::ask(&mut guest, "disk 0");
-    let mut client = guest.client();
-    place.freeze("-f");
-    obey::tell(&mut guest, "write 0 128 5");
-    wait_until_stuck(&guest, &mut client);
-    Some((place, guest, client))
+    let client = guest.client();
+    let mut hanging = Hanging {
+        place,
+        client,
+        guest,
+    };
+    hanging.place.freeze("-f");
+    obey::tell(&mut hanging.guest, "write 0 128 5");
+    wait_until_stuck(&hanging.guest);
+    Some(hanging)
 }
 
-/// Waits until the I/O thread is in the kernel and cannot leave it.
+/// Waits until one of the process's threads is in the kernel and cannot leave it.
 #[track_caller]
-fn wait_until_stuck(guest: &Guest, client: &mut Client) {
-    let threads = client.execute("query-iothreads", Value::Null);
-    let tid = threads[0]["thread-id"].as_i64().unwrap();
-    let file = format!("/proc/{}/task/{tid}/stat", guest.pid());
+fn wait_until_stuck(guest: &Guest) {
+    let stuck = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = task.and_then(|task| std::fs::read_to_string(task.path().join("stat")));
+        // After the name, which is in parentheses. A thread may have ended meanwhile.
+        stat.is_ok_and(|stat| {
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('D'))
+        })
+    };
+    let threads = format!("/proc/{}/task", guest.pid());
     let deadline = Deadline::after(LIMIT);
-    loop {
-        let stat = std::fs::read_to_string(&file).unwrap();
-        // After the name, which is in parentheses.
-        if stat.rsplit(") ").next().unwrap().starts_with('D') {
-            return;
-        }
-        assert!(
-            !deadline.left().is_zero(),
-            "the write does not hang: {stat}"
-        );
+    while !std::fs::read_dir(&threads).unwrap().any(stuck) {
+        assert!(!deadline.left().is_zero(), "the write does not hang");
         std::thread::yield_now();
     }
 }
@@ -125,7 +136,12 @@ fn told(client: &mut Client) -> String {
 
 #[test]
 fn stop_is_answered_when_the_guest_has_stopped_and_others_meanwhile() {
-    let Some((place, mut guest, mut waiting)) = hanging() else {
+    let Some(Hanging {
+        mut guest,
+        client: mut waiting,
+        place,
+    }) = hanging()
+    else {
         return;
     };
     let mut other = guest.client();
@@ -149,7 +165,12 @@ fn stop_is_answered_when_the_guest_has_stopped_and_others_meanwhile() {
 
 #[test]
 fn what_several_clients_asked_happens_in_order() {
-    let Some((place, mut guest, mut first)) = hanging() else {
+    let Some(Hanging {
+        mut guest,
+        client: mut first,
+        place,
+    }) = hanging()
+    else {
         return;
     };
     let (mut second, mut third) = (guest.client(), guest.client());
@@ -172,7 +193,12 @@ fn what_several_clients_asked_happens_in_order() {
 /// go before the kernel lets its thread go.
 #[test]
 fn the_end_does_not_wait_for_the_host() {
-    let Some((place, mut guest, mut client)) = hanging() else {
+    let Some(Hanging {
+        mut guest,
+        mut client,
+        place,
+    }) = hanging()
+    else {
         return;
     };
     let mut stopping = guest.client();
@@ -193,7 +219,12 @@ fn the_end_does_not_wait_for_the_host() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let Some((place, mut guest, mut client)) = hanging() else {
+    let Some(Hanging {
+        mut guest,
+        mut client,
+        place,
+    }) = hanging()
+    else {
         return;
     };
     guest.signal(Signal::TERM);
@@ -207,7 +238,12 @@ fn a_second_signal_ends_it_at_once() {
 
 #[test]
 fn a_reset_happens_when_the_host_answers_and_the_write_was_whole() {
-    let Some((place, mut guest, mut client)) = hanging() else {
+    let Some(Hanging {
+        mut guest,
+        mut client,
+        place,
+    }) = hanging()
+    else {
         return;
     };
     send(&mut client, "system_reset");

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use api_socket::config::{Cache, CheckedDisk, Discard, ReadErrorAction, WriteErrorAction};
-use devices::disk::CacheMode;
 use devices::disk::raw::RawDisk;
+use devices::disk::uring::UringDisk;
+use devices::disk::{CacheMode, Disk};
 use devices::virtio::blk::stats::BlkStats;
 use devices::virtio::blk::{BlkOptions, ErrorPolicy, VirtioBlk};
 
@@ -63,7 +64,17 @@ pub fn attach(board: &mut Board<'_>, disk: OpenDisk) -> Result<VirtioDeviceSlot,
         queues: 1,
         events: board.events.clone(),
     };
-    let device = VirtioBlk::new(Box::new(raw), options);
+    let disk: Box<dyn Disk> = match UringDisk::new(raw) {
+        Ok(disk) => Box::new(disk),
+        Err((raw, error)) => {
+            log::debug!(
+                "{}: no io_uring ({error}); one request at a time",
+                config.id
+            );
+            Box::new(raw)
+        }
+    };
+    let device = VirtioBlk::new(disk, options);
     let info = BlkInfo {
         stats: device.stats(),
         config,

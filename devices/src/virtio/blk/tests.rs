@@ -18,7 +18,7 @@ use super::*;
 use crate::bus::BusDevice;
 use crate::disk::buffers::GuestBuffers;
 use crate::disk::raw::RawDisk;
-use crate::disk::{CacheMode, Completion, Op, Submission};
+use crate::disk::{CacheMode, Completion, Op, Outcome, Submission};
 use crate::events::{BlockErrorAction, BlockIoError, GuestEvent};
 use crate::io_thread::{IoThread, Recall};
 use crate::saved::Saved;
@@ -374,12 +374,13 @@ impl Disk for Slow {
             std::hint::spin_loop();
         }
         self.0.lock().unwrap().push(op);
-        Submission::Done(Ok(()))
+        Submission::Done(Outcome::Success)
     }
+    fn kick(&mut self) {}
     fn completion_event(&self) -> Option<RawFd> {
         None
     }
-    fn reap(&mut self, _done: &mut Vec<Completion>) {}
+    fn reap(&mut self, _recall: &Recall, _done: &mut Vec<Completion>) {}
     fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
         Ok(self.geometry())
     }
@@ -476,18 +477,19 @@ impl Disk for Scripted {
             script.pending.push((tag, buffers.take()));
             return Submission::Pending;
         }
-        Submission::Done(outcome(&mut script))
+        Submission::Done(outcome(&mut script).into())
     }
+    fn kick(&mut self) {}
     fn completion_event(&self) -> Option<RawFd> {
         self.later.as_ref().map(EventFd::as_raw_fd)
     }
-    fn reap(&mut self, done: &mut Vec<Completion>) {
+    fn reap(&mut self, _recall: &Recall, done: &mut Vec<Completion>) {
         let mut script = self.script.lock().unwrap();
         drop(self.later.as_ref().map(EventFd::read));
         // Latest first: nothing may depend on the order.
         while let Some((tag, _buffers)) = script.pending.pop() {
-            let result = outcome(&mut script);
-            done.push(Completion { tag, result });
+            let outcome = outcome(&mut script).into();
+            done.push(Completion { tag, outcome });
         }
     }
     fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
@@ -622,18 +624,19 @@ impl Disk for Patient {
         recall: &Recall,
     ) -> Submission {
         let Some(begun) = self.begun.take() else {
-            return Submission::Done(Ok(()));
+            return Submission::Done(Outcome::Success);
         };
         begun.send(()).unwrap();
         while !recall.is_set() {
             std::thread::yield_now();
         }
-        Submission::Recalled
+        Submission::Done(Outcome::Recalled)
     }
+    fn kick(&mut self) {}
     fn completion_event(&self) -> Option<RawFd> {
         None
     }
-    fn reap(&mut self, _done: &mut Vec<Completion>) {}
+    fn reap(&mut self, _recall: &Recall, _done: &mut Vec<Completion>) {}
     fn resize(&mut self, _bytes: u64) -> io::Result<Geometry> {
         Ok(self.geometry())
     }

@@ -6,7 +6,6 @@
 //! tries the kept ones first. A kept request is remembered by its place in the ring alone, and
 //! parsed anew. A request the backend gave up because the worker is wanted back is kept likewise.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use super::saved::StalledRequest;
 use super::stats::OpKind;
 use super::{ErrorPolicy, SERIAL_LEN, Shared};
 use crate::disk::buffers::GuestBuffers;
-use crate::disk::{Completion, Disk, Op, Submission};
+use crate::disk::{Completion, Disk, Op, Outcome, Submission};
 use crate::events::{BlockErrorAction, BlockIoError, GuestEvent};
 use crate::io_thread::{Fault, Recall, Source, Worker};
 use crate::memory::{GuestMemory, SharedMemory};
@@ -192,13 +191,9 @@ impl BlkWorker {
     fn complete(&mut self) -> Result<(), Fault> {
         let Self { queues, engine, .. } = self;
         let mut done = std::mem::take(&mut engine.done);
-        engine.disk.reap(&mut done);
+        engine.disk.reap(&engine.recall, &mut done);
         let mut result = Ok(());
-        for Completion {
-            tag,
-            result: outcome,
-        } in done.drain(..)
-        {
+        for Completion { tag, outcome } in done.drain(..) {
             let place = engine
                 .in_flight
                 .iter()
@@ -267,6 +262,9 @@ impl Worker for BlkWorker {
 
     fn ready(&mut self, token: u32) -> Result<(), Fault> {
         let result = self.step(token);
+        // All that was begun goes to the backend at once, and much of it is over by then.
+        self.engine.disk.kick();
+        let result = result.and(self.complete());
         // What was answered before a fault is told as well.
         result.and(self.signal())
     }
@@ -343,11 +341,7 @@ impl Engine {
             started,
         };
         match self.disk.submit(tag, op, &mut self.data, &self.recall) {
-            Submission::Done(result) => self.finish(index, queue, &request, result),
-            Submission::Recalled => {
-                self.stalled.push(StalledRequest { queue: index, head });
-                Ok(())
-            }
+            Submission::Done(outcome) => self.finish(index, queue, &request, outcome),
             Submission::Pending => {
                 self.in_flight.push(request);
                 Ok(())
@@ -371,7 +365,7 @@ impl Engine {
         index: u16,
         queue: &mut Queue,
         request: &InFlight,
-        result: io::Result<()>,
+        outcome: Outcome,
     ) -> Result<(), Fault> {
         let InFlight {
             head,
@@ -384,14 +378,21 @@ impl Engine {
             ..
         } = *request;
         let stats = &self.shared.stats;
-        let Err(error) = result else {
-            stats.of(kind).succeeded(bytes, started.elapsed());
-            if kind == OpKind::Write {
-                stats
-                    .wr_highest_offset
-                    .fetch_max(offset + bytes, Ordering::Relaxed);
+        let error = match outcome {
+            Outcome::Failed(error) => error,
+            Outcome::Recalled => {
+                self.stalled.push(StalledRequest { queue: index, head });
+                return Ok(());
             }
-            return answer(&self.memory, queue, head, status, S_OK, written);
+            Outcome::Success => {
+                stats.of(kind).succeeded(bytes, started.elapsed());
+                if kind == OpKind::Write {
+                    stats
+                        .wr_highest_offset
+                        .fetch_max(offset + bytes, Ordering::Relaxed);
+                }
+                return answer(&self.memory, queue, head, status, S_OK, written);
+            }
         };
         stats.of(kind).has_failed(started.elapsed());
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
