@@ -3,11 +3,8 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use api_socket::config::{
-    Checked, CheckedSerial, LogLevel, PanicAction, PoweroffAction, RebootAction,
-};
+use api_socket::config::{Actions, Checked, CheckedSerial, LogLevel};
 use api_socket::qmp::socket::Listener;
-use api_socket::qmp::types as wire;
 use devices::chardev::open::{self as chardev_open, Spec};
 use devices::chardev::terminal::RawTerminal;
 use devices::chardev::{Backend, Chardev};
@@ -154,22 +151,15 @@ fn console(config: &Checked) -> Result<(Chardev, Option<RawTerminal>), Failure> 
 }
 
 fn policy(config: &Checked) -> Policy {
-    let actions = &config.actions;
+    let Actions {
+        on_reboot,
+        on_poweroff,
+        on_panic,
+    } = config.actions;
     Policy {
-        reboot: match actions.on_reboot {
-            RebootAction::Reset => wire::RebootAction::Reset,
-            RebootAction::Shutdown => wire::RebootAction::Shutdown,
-        },
-        shutdown: match actions.on_poweroff {
-            PoweroffAction::Poweroff => wire::ShutdownAction::Poweroff,
-            PoweroffAction::Pause => wire::ShutdownAction::Pause,
-        },
-        panic: match actions.on_panic {
-            PanicAction::Pause => wire::PanicAction::Pause,
-            PanicAction::Shutdown => wire::PanicAction::Shutdown,
-            PanicAction::ExitFailure => wire::PanicAction::ExitFailure,
-            PanicAction::None => wire::PanicAction::None,
-        },
+        reboot: on_reboot,
+        shutdown: on_poweroff,
+        panic: on_panic,
         attended: !config.control.is_empty(),
     }
 }

@@ -1,9 +1,11 @@
-//! What the end of a guest leads to: the values and defaults of QEMU's `set-action`.
+//! What the end of a guest leads to: the types and defaults of QEMU's `set-action`, which changes
+//! it later.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::words::Word;
+use crate::qmp::types::{PanicAction, RebootAction, ShutdownAction};
 
 /// What thimble does when the guest ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -12,46 +14,9 @@ pub struct Actions {
     /// When the guest reboots.
     pub on_reboot: RebootAction,
     /// When the guest powers off.
-    pub on_poweroff: PoweroffAction,
+    pub on_poweroff: ShutdownAction,
     /// When the guest says that it panicked.
     pub on_panic: PanicAction,
-}
-
-/// What a guest's reboot leads to (QEMU's `RebootAction`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum RebootAction {
-    /// The machine is reset and starts again.
-    #[default]
-    Reset,
-    /// The machine is shut down.
-    Shutdown,
-}
-
-/// What a guest's power-off leads to (QEMU's `ShutdownAction`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PoweroffAction {
-    /// thimble ends.
-    #[default]
-    Poweroff,
-    /// The machine stays, stopped, and the control socket goes on answering.
-    Pause,
-}
-
-/// What a guest's panic leads to (QEMU's `PanicAction`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PanicAction {
-    /// The machine stays, stopped, and the control socket goes on answering.
-    Pause,
-    /// The machine is shut down.
-    #[default]
-    Shutdown,
-    /// The machine is shut down and thimble's exit status says that the guest crashed.
-    ExitFailure,
-    /// Nothing but the event.
-    None,
 }
 
 impl Word for RebootAction {
@@ -65,7 +30,7 @@ impl Word for RebootAction {
     }
 }
 
-impl Word for PoweroffAction {
+impl Word for ShutdownAction {
     const ALL: &'static [Self] = &[Self::Poweroff, Self::Pause];
 
     fn word(self) -> &'static str {
@@ -97,7 +62,7 @@ mod tests {
     fn the_defaults_are_qemus() {
         let actions = Actions::default();
         assert_eq!(actions.on_reboot, RebootAction::Reset);
-        assert_eq!(actions.on_poweroff, PoweroffAction::Poweroff);
+        assert_eq!(actions.on_poweroff, ShutdownAction::Poweroff);
         assert_eq!(actions.on_panic, PanicAction::Shutdown);
     }
 }

@@ -31,7 +31,7 @@ mod size;
 mod uuid;
 mod words;
 
-pub use actions::{Actions, PanicAction, PoweroffAction, RebootAction};
+pub use actions::Actions;
 pub use check::{Checked, check};
 pub use control::{CONTROL_LIMIT, CheckedControl, Control, FIRST_FREE_FD};
 pub use cpus::{CPUS_MAX, CheckedCpus, CpuModel, Cpus, FeatureChange};

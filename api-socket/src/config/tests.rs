@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::Rng;
 use super::*;
+use crate::qmp::types::PanicAction;
 
 /// The problems of a configuration, as printed.
 fn problems(value: &Value) -> Vec<String> {

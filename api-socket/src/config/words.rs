@@ -46,6 +46,7 @@ mod tests {
 
     use super::super::*;
     use super::*;
+    use crate::qmp::types::{PanicAction, RebootAction, ShutdownAction};
 
     /// Asserts that the words of `T` are exactly those that serde and the schema know.
     fn assert_words_match<T>()
@@ -75,7 +76,7 @@ mod tests {
         assert_words_match::<LogLevel>();
         assert_words_match::<MachineVersion>();
         assert_words_match::<PanicAction>();
-        assert_words_match::<PoweroffAction>();
+        assert_words_match::<ShutdownAction>();
         assert_words_match::<ReadErrorAction>();
         assert_words_match::<RebootAction>();
         assert_words_match::<SerialBackend>();

@@ -7,9 +7,10 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use api_socket::config::{
-    Checked, Config, KeyPath, LogLevel, MachineVersion, PanicAction, PoweroffAction, Problem,
-    Problems, Reading, RebootAction, Word, check, quoted,
+    Checked, Config, KeyPath, LogLevel, MachineVersion, Problem, Problems, Reading, Word, check,
+    quoted,
 };
+use api_socket::qmp::types::{PanicAction, RebootAction, ShutdownAction};
 use clap::builder::{BoolishValueParser, PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Args};
 
@@ -114,7 +115,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ACTION", value_parser = Words::<RebootAction>::NEW, help_heading = "Actions")]
     pub on_reboot: Option<String>,
     /// What a power-off or a final halt of the guest leads to [default: poweroff]
-    #[arg(long, value_name = "ACTION", value_parser = Words::<PoweroffAction>::NEW, help_heading = "Actions")]
+    #[arg(long, value_name = "ACTION", value_parser = Words::<ShutdownAction>::NEW, help_heading = "Actions")]
     pub on_poweroff: Option<String>,
     /// What a panic of the guest leads to [default: shutdown]
     #[arg(long, value_name = "ACTION", value_parser = Words::<PanicAction>::NEW, help_heading = "Actions")]

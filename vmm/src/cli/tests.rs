@@ -9,9 +9,9 @@ use std::path::Path;
 
 use api_socket::config::{
     Cache, Checked, CheckedControl, CheckedSerial, Discard, FeatureChange, LogLevel,
-    MachineVersion, PanicAction, PoweroffAction, ReadErrorAction, RebootAction, WriteErrorAction,
-    parse, schema,
+    MachineVersion, ReadErrorAction, WriteErrorAction, parse, schema,
 };
+use api_socket::qmp::types::{PanicAction, RebootAction, ShutdownAction};
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use proptest::prelude::*;
@@ -349,7 +349,7 @@ fn flag_on_reboot() {
 fn flag_on_poweroff() {
     assert_eq!(
         checked(&["--on-poweroff", "pause"]).actions.on_poweroff,
-        PoweroffAction::Pause
+        ShutdownAction::Pause
     );
 }
 

@@ -1,4 +1,5 @@
-//! Run states, and what follows when the guest stops, resets or panics.
+//! Run states, and what follows when the guest stops, resets or panics. The actions are those of
+//! the configuration too.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -79,34 +80,37 @@ pub enum ShutdownCause {
 }
 
 /// What a guest's reset does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RebootAction {
-    /// Resets the machine.
+    /// The machine is reset and starts again.
+    #[default]
     Reset,
-    /// Shuts it down instead.
+    /// The machine is shut down instead.
     Shutdown,
 }
 
 /// What a guest's power off does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ShutdownAction {
-    /// Ends the process.
+    /// thimble ends.
+    #[default]
     Poweroff,
-    /// Stops the guest and keeps the process.
+    /// The machine stays, stopped, and the control socket goes on answering.
     Pause,
 }
 
 /// What a guest's panic does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PanicAction {
-    /// Stops the guest.
+    /// The machine stays, stopped, and the control socket goes on answering.
     Pause,
-    /// Shuts it down.
+    /// The machine is shut down.
+    #[default]
     Shutdown,
-    /// Ends the process with a failure status.
+    /// The machine is shut down and thimble's exit status says that the guest crashed.
     ExitFailure,
     /// Nothing but the event.
     None,
