@@ -167,6 +167,13 @@ pub struct AddressRange {
     pub len: u64,
 }
 
+impl AddressRange {
+    /// One past the last address; `None` past the end of the address space.
+    pub fn end(self) -> Option<u64> {
+        self.start.checked_add(self.len)
+    }
+}
+
 /// What the guest may do with a piece of the memory map. The numbers are those of both the e820
 /// and the PVH memory map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

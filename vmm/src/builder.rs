@@ -92,9 +92,7 @@ pub struct Parts {
 pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), BuildError> {
     let kvm = kvm::open()?;
     let vm = Vm::new(&kvm)?;
-    let regions = layout::ram_regions(config.memory_size);
-    let regions: Vec<_> = regions.iter().map(|part| (part.start, part.len)).collect();
-    let ram = GuestRam::new(&regions)?;
+    let ram = GuestRam::new(&layout::ram_regions(config.memory_size))?;
     vm.set_memory(ram.memory())?;
     vm.create_irqchip()?;
     let cpus = config.cpus.count;

@@ -48,7 +48,7 @@ impl Rig {
         Self {
             routes: Written::default(),
             io: IoThread::spawn(|| {}).unwrap(),
-            ram: GuestRam::new(&[(0, 0x20_0000)]).unwrap(),
+            ram: GuestRam::new(&layout::ram_regions(0x20_0000)).unwrap(),
         }
     }
 

@@ -14,10 +14,11 @@ use api_socket::qmp::types::{
 };
 use devices::disk::lock::{self, LockError};
 use devices::memory::GuestMemory;
+use firmware::layout::AddressRange;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::arch::x86_64::entry;
-use crate::dump::{DumpPlan, Filter, RamRegion, VcpuRegisters};
+use crate::dump::{DumpPlan, Filter, VcpuRegisters};
 use crate::dump_job::{About, Finished, Waiting, Work, remove_incomplete};
 use crate::kvm::{KvmError, VcpuHandle, failed};
 use crate::lifecycle::{self, Input};
@@ -143,12 +144,12 @@ fn vcpu_registers(vcpu: &VcpuHandle) -> Result<VcpuRegisters, KvmError> {
     })
 }
 
-pub(super) fn ram_regions(memory: &GuestMemory) -> Vec<RamRegion> {
+fn ram_regions(memory: &GuestMemory) -> Vec<AddressRange> {
     memory
         .iter()
-        .map(|region| RamRegion {
+        .map(|region| AddressRange {
             start: region.start_addr().raw_value(),
-            length: region.len(),
+            len: region.len(),
         })
         .collect()
 }

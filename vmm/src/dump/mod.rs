@@ -10,7 +10,7 @@ mod plan;
 mod write;
 
 pub use notes::VcpuRegisters;
-pub use plan::{DumpPlan, Filter, PlanError, RamRegion};
+pub use plan::{DumpPlan, Filter, PlanError};
 pub use write::{DumpError, Outcome, pmemsave, run};
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Pure: made on the main thread from facts. ELF64 structures: System V ABI, chapters 4 and 5.
 
+use firmware::layout::AddressRange;
+
 use super::notes::{VcpuRegisters, notes};
 
 /// Bytes of an ELF64 header.
@@ -14,22 +16,6 @@ const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// The program-header count that means "see section 0"; one fewer is the most told plainly.
 const PN_XNUM: usize = 0xFFFF;
-
-/// A range of guest RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RamRegion {
-    /// Guest-physical address.
-    pub start: u64,
-    /// Bytes.
-    pub length: u64,
-}
-
-impl RamRegion {
-    /// One past the last byte; `None` past the end of the address space.
-    fn end(self) -> Option<u64> {
-        self.start.checked_add(self.length)
-    }
-}
 
 /// The `begin` and `length` arguments: only this much of guest-physical memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +57,7 @@ pub enum PlanError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DumpPlan {
     headers: Vec<u8>,
-    regions: Vec<RamRegion>,
+    regions: Vec<AddressRange>,
     total: u64,
 }
 
@@ -83,7 +69,7 @@ impl DumpPlan {
     /// [`PlanError`].
     pub fn new(
         vcpus: &[VcpuRegisters],
-        regions: &[RamRegion],
+        regions: &[AddressRange],
         filter: Option<Filter>,
     ) -> Result<Self, PlanError> {
         let regions = clip(regions, filter)?;
@@ -100,8 +86,8 @@ impl DumpPlan {
         program_header(&mut headers, PT_NOTE, to_u64(notes_at)?, 0, notes_len);
         let mut at = data_at;
         for region in &regions {
-            program_header(&mut headers, PT_LOAD, at, region.start, region.length);
-            at = at.checked_add(region.length).ok_or(PlanError::TooLarge)?;
+            program_header(&mut headers, PT_LOAD, at, region.start, region.len);
+            at = at.checked_add(region.len).ok_or(PlanError::TooLarge)?;
         }
         headers.extend(notes);
         // The greatest file offset is signed.
@@ -123,7 +109,7 @@ impl DumpPlan {
 
     /// The memory that follows, in file order.
     #[must_use]
-    pub fn regions(&self) -> &[RamRegion] {
+    pub fn regions(&self) -> &[AddressRange] {
         &self.regions
     }
 
@@ -135,7 +121,7 @@ impl DumpPlan {
 }
 
 /// The regions, cut to the filter.
-fn clip(regions: &[RamRegion], filter: Option<Filter>) -> Result<Vec<RamRegion>, PlanError> {
+fn clip(regions: &[AddressRange], filter: Option<Filter>) -> Result<Vec<AddressRange>, PlanError> {
     let (begin, end) = match filter {
         None => (0, u64::MAX),
         Some(Filter { length: 0, .. }) => return Err(PlanError::EmptyFilter),
@@ -152,9 +138,9 @@ fn clip(regions: &[RamRegion], filter: Option<Filter>) -> Result<Vec<RamRegion>,
         let start = region.start.max(begin);
         let stop = region.end().ok_or(PlanError::TooLarge)?.min(end);
         if start < stop {
-            clipped.push(RamRegion {
+            clipped.push(AddressRange {
                 start,
-                length: stop - start,
+                len: stop - start,
             });
         }
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::memory::GuestMemory;
+use firmware::layout::AddressRange;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use super::*;
@@ -39,15 +40,15 @@ fn memory() -> (GuestMemory, File) {
     (memory, file)
 }
 
-fn regions() -> Vec<RamRegion> {
+fn regions() -> Vec<AddressRange> {
     vec![
-        RamRegion {
+        AddressRange {
             start: 0,
-            length: 4 * MIB,
+            len: 4 * MIB,
         },
-        RamRegion {
+        AddressRange {
             start: 1 << 32,
-            length: 2 * MIB,
+            len: 2 * MIB,
         },
     ]
 }
@@ -194,9 +195,9 @@ fn a_filter_cuts_regions() {
     let (plan, out, _) = dump(Some(filter));
     assert_eq!(
         plan.regions(),
-        [RamRegion {
+        [AddressRange {
             start: 0x1000,
-            length: 2 * MIB
+            len: 2 * MIB
         }]
     );
     let file = std::fs::read(out.path()).unwrap();
@@ -210,13 +211,13 @@ fn a_filter_cuts_regions() {
     assert_eq!(
         plan.regions(),
         [
-            RamRegion {
+            AddressRange {
                 start: 3 * MIB,
-                length: MIB
+                len: MIB
             },
-            RamRegion {
+            AddressRange {
                 start: 1 << 32,
-                length: 2 * MIB
+                len: 2 * MIB
             },
         ]
     );
@@ -231,18 +232,12 @@ fn bad_filters_are_refused() {
         Err(PlanError::FilterOverflow { .. })
     ));
     assert!(matches!(plan(5 * MIB, MIB), Err(PlanError::NoRam { .. })));
-    let endless = [RamRegion {
+    let endless = [AddressRange {
         start: 1,
-        length: u64::MAX,
+        len: u64::MAX,
     }];
     assert_eq!(DumpPlan::new(&[], &endless, None), Err(PlanError::TooLarge));
-    let many = vec![
-        RamRegion {
-            start: 0,
-            length: 1
-        };
-        0x10000
-    ];
+    let many = vec![AddressRange { start: 0, len: 1 }; 0x10000];
     assert_eq!(DumpPlan::new(&[], &many, None), Err(PlanError::TooLarge));
 }
 
@@ -274,9 +269,9 @@ fn a_full_disk_is_reported() {
 fn memory_outside_the_plan_is_an_error() {
     let plan = DumpPlan::new(
         &[],
-        &[RamRegion {
+        &[AddressRange {
             start: 8 * MIB,
-            length: MIB,
+            len: MIB,
         }],
         None,
     )

@@ -11,6 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::memory::GuestMemory;
+use firmware::layout::AddressRange;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -19,7 +20,7 @@ use vm_memory::{
     MemoryRegionAddress,
 };
 
-use super::plan::{DumpPlan, RamRegion};
+use super::plan::DumpPlan;
 
 /// Bytes copied between two looks at the cancel flag: about half a millisecond's worth.
 const CHUNK: u64 = 1 << 20;
@@ -174,8 +175,8 @@ impl Job<'_> {
             if start >= stop {
                 continue;
             }
-            let length = stop - start;
-            if !self.zeroes(start - at)? || !self.copy(RamRegion { start, length })? {
+            let len = stop - start;
+            if !self.zeroes(start - at)? || !self.copy(AddressRange { start, len })? {
                 return Ok(Outcome::Cancelled);
             }
             at = stop;
@@ -187,9 +188,9 @@ impl Job<'_> {
     }
 
     /// Copies a range of RAM; false when cancelled.
-    fn copy(&mut self, region: RamRegion) -> Result<bool, DumpError> {
+    fn copy(&mut self, region: AddressRange) -> Result<bool, DumpError> {
         let mut buffer = Vec::new();
-        let end = region.start.saturating_add(region.length);
+        let end = region.end().unwrap_or(u64::MAX);
         let mut at = region.start;
         while at < end {
             if self.cancelled() {

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::memory::{GuestMemory, SharedMemory};
+use firmware::layout::AddressRange;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use vm_memory::{FileOffset, GuestAddress};
@@ -57,31 +58,30 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Creates `regions` of (guest address, bytes), all zero and unbacked until touched.
+    /// Creates `regions`, all zero and unbacked until touched.
     ///
     /// # Errors
     /// [`MemoryError`].
-    pub fn new(regions: &[(u64, u64)]) -> Result<Self, MemoryError> {
-        let size: u64 = regions.iter().map(|&(_, length)| length).sum();
+    pub fn new(regions: &[AddressRange]) -> Result<Self, MemoryError> {
+        let size: u64 = regions.iter().map(|region| region.len).sum();
         let file = sealed_memfd(size).map_err(|e| MemoryError::Create {
             bytes: size,
             source: e.into(),
         })?;
         let mut ranges = Vec::with_capacity(regions.len());
         let mut offset = 0;
-        for &(start, length) in regions {
+        for &AddressRange { start, len } in regions {
             let backing = file.try_clone().map_err(|source| MemoryError::Create {
                 bytes: size,
                 source,
             })?;
-            let bytes =
-                usize::try_from(length).map_err(|_| MemoryError::TooLarge { bytes: size })?;
+            let bytes = usize::try_from(len).map_err(|_| MemoryError::TooLarge { bytes: size })?;
             ranges.push((
                 GuestAddress(start),
                 bytes,
                 Some(FileOffset::new(backing, offset)),
             ));
-            offset += length;
+            offset += len;
         }
         let memory =
             GuestMemory::from_ranges_with_files(ranges).map_err(|source| MemoryError::Map {
@@ -145,9 +145,14 @@ mod tests {
     use super::*;
     use vm_memory::{Bytes, GuestMemoryBackend};
 
+    fn range(start: u64, len: u64) -> AddressRange {
+        AddressRange { start, len }
+    }
+
     #[test]
     fn regions_share_one_sealed_file_and_clear_to_zero() {
-        let ram = GuestRam::new(&[(0, 0x20_0000), (0x1_0000_0000, 0x10_0000)]).unwrap();
+        let regions = [range(0, 0x20_0000), range(0x1_0000_0000, 0x10_0000)];
+        let ram = GuestRam::new(&regions).unwrap();
         assert_eq!(ram.size(), 0x30_0000);
         assert_eq!(ram.file.metadata().unwrap().len(), 0x30_0000);
         ram.file.set_len(0x1000).unwrap_err();
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_size_the_host_cannot_map_is_an_error() {
-        let error = GuestRam::new(&[(0, 1 << 62)]).unwrap_err();
+        let error = GuestRam::new(&[range(0, 1 << 62)]).unwrap_err();
         assert!(
             matches!(error, MemoryError::Map { .. } | MemoryError::Create { .. }),
             "{error}"
