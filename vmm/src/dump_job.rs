@@ -39,6 +39,7 @@ pub enum Work {
 }
 
 /// Who waits for the end.
+#[derive(Debug)]
 pub struct Waiting {
     /// The client.
     pub client: u32,
@@ -54,6 +55,7 @@ struct Active {
 }
 
 /// What is to be done when it is over.
+#[derive(Debug)]
 pub struct About {
     /// Whether it is a dump, and not a `pmemsave`.
     pub dump: bool,
@@ -65,6 +67,18 @@ pub struct About {
     pub created: Option<PathBuf>,
     /// The request to answer at the end; `None` if it was answered at the start.
     pub waiting: Option<Waiting>,
+}
+
+/// A job that was not started, because the host has no thread for it. What its end was to bring is
+/// its starter's again.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start a thread for the job")]
+pub struct NotStarted {
+    /// What would have been done.
+    pub about: Box<About>,
+    /// What the host answered.
+    #[source]
+    pub source: io::Error,
 }
 
 /// A job that is over.
@@ -133,14 +147,14 @@ impl DumpJob {
     /// Starts a job. There must be none.
     ///
     /// # Errors
-    /// What the kernel answered when asked for a thread.
+    /// [`NotStarted`].
     pub fn start(
         &mut self,
         work: Work,
         memory: SharedMemory,
         file: File,
         about: About,
-    ) -> Result<(), Box<(io::Error, About)>> {
+    ) -> Result<(), NotStarted> {
         let shared = Arc::new(Shared::default());
         let (theirs, done) = (Arc::clone(&shared), Arc::clone(&self.done));
         let started = std::thread::Builder::new()
@@ -161,7 +175,10 @@ impl DumpJob {
                 });
                 Ok(())
             }
-            Err(error) => Err(Box::new((error, about))),
+            Err(source) => Err(NotStarted {
+                about: Box::new(about),
+                source,
+            }),
         }
     }
 

@@ -67,59 +67,47 @@ pub(super) fn start(
         Ok(prepared) => prepared,
         Err(error) => return main.clients.reply(client, token, Err(error)),
     };
-    let (waiting, answer_now) = if detach {
-        (None, Some(token))
-    } else {
-        (Some(Waiting { client, token }), None)
-    };
-    let resume = lifecycle::runs(main.state);
-    main.must(Input::Stop);
-    let about = About {
+    let asker = Some(Waiting { client, token });
+    let (waiting, answer_now) = if detach { (None, asker) } else { (asker, None) };
+    let mut about = About {
         dump: true,
         total: 0,
-        resume,
+        resume: lifecycle::runs(main.state),
         created,
         waiting,
     };
-    if let Err(refused) = launch(main, file, filter, about) {
-        let (error, about) = *refused;
-        remove_incomplete(about.created.as_ref(), false);
-        if resume {
-            main.resume_after_job();
-        }
-        let token = about.waiting.map(|waiting| waiting.token).or(answer_now);
-        if let Some(token) = token {
-            main.clients.reply(client, token, Err(error));
-        }
-        return;
+    main.must(Input::Stop);
+    let memory = main.machine.ram.memory().clone();
+    let plan = match plan(&mut main.machine.hold(), &memory, filter) {
+        Ok(plan) => plan,
+        Err(error) => return not_started(main, about, answer_now, error),
+    };
+    about.total = plan.total_bytes();
+    let started = main.dump.start(Work::Dump(plan), memory, file, about);
+    if let Err(refused) = started {
+        let error = QmpError::generic(crate::chain::text(&refused));
+        return not_started(main, *refused.about, answer_now, error);
     }
     tell_job(main, &[JobStatus::Created, JobStatus::Running]);
-    if let Some(token) = answer_now {
+    if let Some(Waiting { client, token }) = answer_now {
         main.clients.reply(client, token, Ok(Reply::empty()));
     }
 }
 
-fn launch(
+/// Undoes what was done for a job that cannot start, and answers whoever asked for it.
+pub(super) fn not_started(
     main: &mut MainLoop,
-    file: File,
-    filter: Option<Filter>,
     about: About,
-) -> Result<(), Box<(QmpError, About)>> {
-    let memory = main.machine.ram.memory().clone();
-    let plan = match plan(&mut main.machine.hold(), &memory, filter) {
-        Ok(plan) => plan,
-        Err(error) => return Err(Box::new((error, about))),
-    };
-    let about = About {
-        total: plan.total_bytes(),
-        ..about
-    };
-    main.dump
-        .start(Work::Dump(plan), memory, file, about)
-        .map_err(|refused| {
-            let (error, about) = *refused;
-            Box::new((QmpError::generic(error), about))
-        })
+    answer_now: Option<Waiting>,
+    error: QmpError,
+) {
+    remove_incomplete(about.created.as_ref(), false);
+    if about.resume {
+        main.resume_after_job();
+    }
+    if let Some(Waiting { client, token }) = about.waiting.or(answer_now) {
+        main.clients.reply(client, token, Err(error));
+    }
 }
 
 /// The dump's layout, with the registers of every vCPU in it.

@@ -4,8 +4,8 @@ use api_socket::qmp::error::QmpError;
 use api_socket::qmp::session::Token;
 use api_socket::qmp::types::{MemoryDeviceInfo, MemoryInfo, PmemsaveArguments};
 
-use super::dump::open_output;
-use crate::dump_job::{About, Waiting, Work, remove_incomplete};
+use super::dump::{not_started, open_output};
+use crate::dump_job::{About, Waiting, Work};
 use crate::main_loop::MainLoop;
 
 pub(super) fn summary(main: &MainLoop) -> MemoryInfo {
@@ -53,11 +53,7 @@ pub(super) fn pmemsave(
         length: *size,
     };
     if let Err(refused) = main.dump.start(work, memory, file, about) {
-        let (error, about) = *refused;
-        remove_incomplete(about.created.as_ref(), false);
-        if let Some(Waiting { client, token }) = about.waiting {
-            main.clients
-                .reply(client, token, Err(QmpError::generic(error)));
-        }
+        let error = QmpError::generic(crate::chain::text(&refused));
+        not_started(main, *refused.about, None, error);
     }
 }
