@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use api_socket::config::{Checked, CheckedCpus, FeatureChange};
+use api_socket::config::Checked;
 use devices::bus::Bus;
 use devices::io_thread::{IoThread, IoThreadError};
 use devices::legacy::rtc::HostClock;
@@ -75,6 +75,8 @@ pub enum BuildError {
 
 /// What the launcher opened for the machine.
 pub struct Parts {
+    /// What the CPU is to have.
+    pub cpu: CpuRequest,
     /// What to boot.
     pub boot: BootSource,
     /// The disks, in slot order.
@@ -99,7 +101,7 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
     let vcpus = (0..cpus)
         .map(|index| vm.create_vcpu(index))
         .collect::<Result<Vec<_>, _>>()?;
-    let cpu_profile = set_cpus(&kvm, &vcpus, &config)?;
+    let cpu_profile = set_cpus(&kvm, &vcpus, &parts.cpu)?;
 
     let stop = Arc::new(AtomicBool::new(true));
     let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
@@ -178,18 +180,22 @@ fn blame(config: &Checked, source: BootError) -> BuildError {
 }
 
 /// Gives every vCPU its CPUID and the MSRs a fresh vCPU needs.
-fn set_cpus(kvm: &Kvm, vcpus: &[VcpuHandle], config: &Checked) -> Result<CpuProfile, BuildError> {
+fn set_cpus(
+    kvm: &Kvm,
+    vcpus: &[VcpuHandle],
+    request: &CpuRequest,
+) -> Result<CpuProfile, BuildError> {
+    let count = u8::try_from(vcpus.len()).unwrap_or(u8::MAX);
     let supported = Vm::supported_cpuid(kvm)?;
     let host = HostCpu {
         supported: supported.as_slice(),
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         tsc_khz: vcpus.first().and_then(|vcpu| vcpu.fd().get_tsc_khz().ok()),
     };
-    let request = CpuRequest::parse(&cpu_text(&config.cpus)).map_err(BuildError::Cpu)?;
-    let profile = CpuProfile::new(&host, &request).map_err(BuildError::Cpu)?;
+    let profile = CpuProfile::new(&host, request).map_err(BuildError::Cpu)?;
     let msrs = msr::boot();
     for vcpu in vcpus {
-        let Some(place) = VcpuPlace::new(vcpu.index(), config.cpus.count) else {
+        let Some(place) = VcpuPlace::new(vcpu.index(), count) else {
             continue;
         };
         let entries = profile.vcpu(place);
@@ -201,20 +207,6 @@ fn set_cpus(kvm: &Kvm, vcpus: &[VcpuHandle], config: &Checked) -> Result<CpuProf
         state::set_msrs(vcpu.fd(), &msrs)?;
     }
     Ok(profile)
-}
-
-/// The `--cpu` argument that says the same.
-fn cpu_text(cpus: &CheckedCpus) -> String {
-    let mut text = String::from("host");
-    for change in &cpus.features {
-        let sign = match change {
-            FeatureChange::Add(_) => '+',
-            FeatureChange::Remove(_) => '-',
-        };
-        text.extend([',', sign]);
-        text.push_str(change.name());
-    }
-    text
 }
 
 fn kvm_error(call: &'static str, errno: i32) -> BuildError {

@@ -10,6 +10,7 @@ use devices::chardev::terminal::RawTerminal;
 use devices::chardev::{Backend, Chardev};
 use log::LevelFilter;
 
+use crate::arch::x86_64::cpuid::CpuRequest;
 use crate::builder::{self, Parts};
 use crate::cli::ExitStatus;
 use crate::cli::run::{Effective, RunArgs, effective_config};
@@ -38,7 +39,11 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
             return Ok(ExitStatus::Usage);
         }
     };
-    let Effective { config, checked } = effective;
+    let Effective {
+        config,
+        checked,
+        cpu,
+    } = effective;
     if args.dump_config {
         io::stdout().write_all(config.to_json()?.as_bytes())?;
         return Ok(ExitStatus::Clean);
@@ -46,17 +51,18 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     // Before anything is opened, the pipe of the split included.
     let inherited = launch::inherited(&checked)?;
     if !checked.daemonize {
-        return machine(checked, inherited, None);
+        return machine(checked, cpu, inherited, None);
     }
     match daemon::split()? {
         Side::Parent(status) => Ok(status),
-        Side::Child(readiness) => machine(checked, inherited, Some(readiness)),
+        Side::Child(readiness) => machine(checked, cpu, inherited, Some(readiness)),
     }
 }
 
 /// Opens, builds and runs one machine.
 fn machine(
     config: Checked,
+    cpu: CpuRequest,
     inherited: Vec<Listener>,
     readiness: Option<Readiness>,
 ) -> Result<ExitStatus, Failure> {
@@ -76,6 +82,7 @@ fn machine(
     let policy = policy(&config);
     let paused = config.paused;
     let parts = Parts {
+        cpu,
         boot,
         disks,
         serial: Box::new(chardev.output()),

@@ -75,6 +75,11 @@ pub struct CheckedCpus {
 }
 
 impl Cpus {
+    /// The changes that [`Self::features`] asks for, without what is wrong with the text.
+    pub fn changes(&self) -> Vec<FeatureChange> {
+        check_features(&self.features, &KeyPath::root(), &mut Problems::new())
+    }
+
     /// Its rules.
     pub(super) fn check(&self, at: &KeyPath, problems: &mut Problems) -> CheckedCpus {
         let count = u8::try_from(self.count).unwrap_or(u8::MAX);

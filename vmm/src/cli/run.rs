@@ -16,7 +16,7 @@ use clap::{Arg, Args};
 
 use super::config_file;
 use super::merge::merge;
-use crate::arch::x86_64::cpuid::{CpuError, CpuRequest};
+use crate::arch::x86_64::cpuid::{CpuRequest, RequestError};
 
 /// The arguments of `thimble run`. Texts with a syntax of their own are kept as typed, so that
 /// all that is wrong with them is reported at once.
@@ -162,14 +162,20 @@ pub struct Effective {
     pub config: Config,
     /// Checked, for the builder.
     pub checked: Checked,
+    /// What the CPU is to have, with the names looked up.
+    pub cpu: CpuRequest,
 }
 
 impl Effective {
-    fn new(mut config: Config, checked: Checked) -> Self {
+    fn new(mut config: Config, checked: Checked, cpu: CpuRequest) -> Self {
         for (disk, checked) in config.disks.iter_mut().zip(&checked.disks) {
             disk.id = Some(checked.id.clone());
         }
-        Self { config, checked }
+        Self {
+            config,
+            checked,
+            cpu,
+        }
     }
 }
 
@@ -210,45 +216,55 @@ impl std::error::Error for ConfigErrors {}
 pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effective, ConfigErrors> {
     let (reading, mut problems) = read_base(args, stdin);
     let (config, origins) = merge(reading.config.clone(), args, &mut problems);
-    if reading.readable {
-        let mut found = unknown_features(&config.cpus.features);
-        match check(&config) {
-            Ok(checked) if problems.is_empty() && found.is_empty() => {
-                return Ok(Effective::new(config, checked));
-            }
-            Ok(_) => {}
-            Err(broken) => found.extend(broken),
+    if !reading.readable {
+        return Err(ConfigErrors(problems.into_vec()));
+    }
+    let mut found = Vec::new();
+    let checked = check(&config).map_err(|broken| found = broken).ok();
+    let request = match &checked {
+        Some(checked) => CpuRequest::new(&checked.cpus.features),
+        None => CpuRequest::new(&config.cpus.changes()),
+    };
+    match (checked, request) {
+        (Some(checked), Ok(cpu)) if problems.is_empty() => {
+            return Ok(Effective::new(config, checked, cpu));
         }
-        let named = found
-            .into_iter()
-            .map(|problem| origins.name(problem))
-            .collect();
-        reading
-            .locate(named)
-            .into_iter()
-            .for_each(|problem| problems.add(problem));
+        (_, Ok(_)) => {}
+        (_, Err(errors)) => found.extend(errors.into_iter().map(feature_problem)),
+    }
+    let named = found.into_iter().map(|problem| origins.name(problem));
+    for problem in reading.locate(named.collect()) {
+        problems.add(problem);
     }
     Err(ConfigErrors(problems.into_vec()))
 }
 
-/// The features that no processor has; what else is wrong with the text, the check says.
-fn unknown_features(features: &str) -> Vec<Problem> {
-    let errors = CpuRequest::parse(features).err().unwrap_or_default();
-    let unknown = errors.into_iter().filter_map(|error| match error {
-        CpuError::Unknown { name, near } => Some((name, near)),
-        _ => None,
-    });
-    unknown
-        .map(|(name, near)| Problem {
-            path: KeyPath::from("cpus").key("features"),
-            what: format!("there is no CPU feature {}", quoted(&name)),
-            other: None,
-            remedy: match near.as_slice() {
+/// What the CPU model's own table says of the features' names; what else is wrong with the text,
+/// the check says.
+fn feature_problem(error: RequestError) -> Problem {
+    let (what, remedy) = match error {
+        RequestError::Unknown { name, near } => (
+            format!("there is no CPU feature {}", quoted(&name)),
+            match near.as_slice() {
                 [] => "correct the name or leave it out".to_owned(),
                 near => format!("did you mean {}?", near.join(" or ")),
             },
-        })
-        .collect()
+        ),
+        RequestError::Twice { feature } => (
+            format!("names {feature} twice, in two spellings"),
+            "keep one of the two".to_owned(),
+        ),
+        RequestError::Needs { name, needs } => (
+            format!("+{name} cannot be with -{needs}"),
+            "leave one of the two out".to_owned(),
+        ),
+    };
+    Problem {
+        path: KeyPath::from("cpus").key("features"),
+        what,
+        other: None,
+        remedy,
+    }
 }
 
 /// The configuration under the flags, and what is wrong with its file.

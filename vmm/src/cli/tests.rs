@@ -471,14 +471,26 @@ fn a_file_that_is_no_configuration_is_named() {
 fn a_cpu_feature_that_does_not_exist_is_a_problem_among_others() {
     let found = problems(&["--cpu", "host,+warp-drive,-avx3", "--cpus", "99"]);
     let starts = [
+        "--cpus: 99 CPUs",
         "--cpu: there is no CPU feature \"warp-drive\"; ",
         "--cpu: there is no CPU feature \"avx3\"; did you mean avx",
-        "--cpus: 99 CPUs",
     ];
     assert_eq!(found.len(), starts.len(), "{found:?}");
     for (problem, start) in found.iter().zip(starts) {
         assert!(problem.starts_with(start), "{problem} / {start}");
     }
+}
+
+#[test]
+fn cpu_features_that_contradict_each_other_are_problems() {
+    assert_eq!(
+        problems(&["--cpu", "+avx512bw,-avx"]),
+        ["--cpu: +avx512bw cannot be with -avx; leave one of the two out"]
+    );
+    assert_eq!(
+        problems(&["--cpu", "+sse4_1,-sse4.1"]),
+        ["--cpu: names sse4.1 twice, in two spellings; keep one of the two"]
+    );
 }
 
 /// One wrong word does not hide what else is wrong.

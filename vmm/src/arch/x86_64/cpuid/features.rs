@@ -439,6 +439,16 @@ pub const WORDS: &[Word] = &[
     },
 ];
 
+/// What goes with [`PMU`]. On its own bit, the PMU itself has none.
+pub const PMU_PARTS: &[&str] = &[
+    "pdcm",
+    "perfctr-core",
+    "perfctr-nb",
+    "ds",
+    "dtes64",
+    "arch-lbr",
+];
+
 /// Features that cannot be without another one: taking the first away takes the rest away.
 /// Applied until nothing changes. After Linux `arch/x86/kernel/cpu/cpuid-deps.c`.
 pub const DEPENDENTS: &[(&str, &[&str])] = &[
@@ -559,6 +569,15 @@ pub fn names() -> impl Iterator<Item = &'static str> {
         .flat_map(|word| word.bits)
         .filter_map(|(_, names)| names.split(' ').next())
         .chain([PMU])
+}
+
+/// The features without which `name` (canonical) cannot be, at one remove.
+pub fn needed_by(name: &str) -> Vec<&'static str> {
+    let grounds = DEPENDENTS.iter().chain([&(PMU, PMU_PARTS)]);
+    grounds
+        .filter(|(_, dependents)| dependents.contains(&name))
+        .map(|(needed, _)| *needed)
+        .collect()
 }
 
 /// Up to five names that resemble `name`, the nearest first: an edit distance of at most two, or

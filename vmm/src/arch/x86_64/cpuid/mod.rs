@@ -12,7 +12,7 @@ mod timing;
 mod topology;
 mod xsave;
 
-pub use request::{Change, CpuError, CpuRequest};
+pub use request::{Change, CpuRequest, RequestError};
 pub use topology::{MAX_VCPUS, VcpuPlace};
 
 use features::{Reg, Word};
@@ -34,6 +34,23 @@ const WITHHELD_FEATURES: &[&str] = &["sgx", "sgxlc", "intel-pt", "cqm", "rdt-a"]
 /// Off unless asked on: an invariant TSC cannot follow the guest to a host of another frequency,
 /// and the hint promises that vCPUs are never preempted.
 const OFF_BY_DEFAULT: &[&str] = &["invtsc", "kvm-hint-dedicated"];
+
+/// Why a guest cannot have the CPU that was asked for on this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CpuError {
+    /// The host's KVM does not offer the feature, or not what the feature needs.
+    #[error("CPU feature `{name}` is not offered by this host's KVM; leave `+{name}` out")]
+    NotOnHost {
+        /// The feature.
+        name: &'static str,
+    },
+    /// KVM reported no leaf 0 or 1.
+    #[error("KVM's list of supported CPUID entries has no leaf {leaf:#x}")]
+    MissingLeaf {
+        /// The leaf.
+        leaf: u32,
+    },
+}
 
 /// What the host offers.
 #[derive(Debug, Clone, Copy)]
@@ -76,8 +93,15 @@ impl CpuProfile {
         for name in OFF_BY_DEFAULT {
             profile.clear(name);
         }
-        profile.apply(request, &available)?;
+        for Change { name, on } in request.changes().iter().copied() {
+            if !on {
+                profile.clear(name);
+            } else if has(&available, name) {
+                profile.set(name);
+            }
+        }
         profile.drop_dependents();
+        profile.hold_to(request)?;
         profile.drop_withheld_leaves();
         xsave::prune(&mut profile.entries);
         timing::publish(&mut profile.entries, profile.vendor, host.tsc_khz);
@@ -179,40 +203,17 @@ impl CpuProfile {
         Ok(profile)
     }
 
-    /// Does what the request says, against what is available.
-    fn apply(
-        &mut self,
-        request: &CpuRequest,
-        available: &[kvm_cpuid_entry2],
-    ) -> Result<(), Vec<CpuError>> {
-        let mut problems = Vec::new();
-        let off: Vec<&str> = request
-            .changes()
-            .iter()
-            .filter(|change| !change.on)
-            .map(|change| change.name)
+    /// Finds what was asked on and is not there: the host lacks it, or what it rests on.
+    fn hold_to(&self, request: &CpuRequest) -> Result<(), Vec<CpuError>> {
+        let on = request.changes().iter().filter(|change| change.on);
+        let missing: Vec<CpuError> = on
+            .filter(|change| !self.has(change.name))
+            .map(|change| CpuError::NotOnHost { name: change.name })
             .collect();
-        for Change { name, on } in request.changes().iter().copied() {
-            if !on {
-                self.clear(name);
-            } else if !has(available, name) {
-                problems.push(CpuError::NotOnHost { name });
-            } else {
-                self.set(name);
-                let needs = features::DEPENDENTS
-                    .iter()
-                    .find_map(|(needed, dependents)| {
-                        (dependents.contains(&name) && off.contains(needed)).then_some(*needed)
-                    });
-                if let Some(needs) = needs {
-                    problems.push(CpuError::Needs { name, needs });
-                }
-            }
-        }
-        if problems.is_empty() {
+        if missing.is_empty() {
             Ok(())
         } else {
-            Err(problems)
+            Err(missing)
         }
     }
 
@@ -259,14 +260,7 @@ impl CpuProfile {
         if name == features::PMU {
             self.entries
                 .retain(|entry| !matches!(entry.function, 0xA | 0x23 | 0x8000_0022));
-            for part in [
-                "pdcm",
-                "perfctr-core",
-                "perfctr-nb",
-                "ds",
-                "dtes64",
-                "arch-lbr",
-            ] {
+            for part in features::PMU_PARTS {
                 self.clear(part);
             }
             return;

@@ -1,19 +1,15 @@
-//! The `--cpu` argument: `host`, with features added and taken away.
+//! What `cpus.features` asks for, in this machine's own names.
 //!
-//! Grammar: comma-separated items, the first of which may be `host`; every other item is `+NAME`
-//! or `-NAME`, or QEMU's `NAME=on` and `NAME=off`. Parsed on the main thread while the
-//! configuration is checked; pure. Whether the host can do what is asked is decided by
-//! [`super::CpuProfile::new`].
+//! The configuration's check took the text apart; here its names are looked up, once, on the main
+//! thread before anything is built, and what contradicts itself is found. Pure. Whether the host
+//! can do what is asked is decided by [`super::CpuProfile::new`].
 
-use std::fmt;
-use std::str::FromStr;
+use api_socket::config::FeatureChange;
 
 use super::features;
 
-/// Items accepted in one request: more than there are features is a mistake or an attack.
-const MAX_ITEMS: usize = 512;
-
-/// A CPU model request, syntactically good: every name in it exists.
+/// Features asked on and off, each once, in the order given: every name exists, and none is asked
+/// on without what it needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CpuRequest {
     changes: Vec<Change>,
@@ -28,192 +24,143 @@ pub struct Change {
     pub on: bool,
 }
 
-/// What is wrong with a CPU request.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CpuError {
-    /// An item is neither `host` nor a feature with a sign.
-    #[error("`{item}` is not a CPU model or feature: write `host`, `+NAME` or `-NAME`")]
-    Syntax {
-        /// The item, cut at 64 characters.
-        item: String,
-    },
-    /// More items than there are features.
-    #[error("more than {MAX_ITEMS} items in a CPU request")]
-    TooMany,
+/// What is wrong with a request, on any host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestError {
     /// No feature has this name.
-    #[error("unknown CPU feature `{name}`{}", did_you_mean(.near))]
     Unknown {
-        /// The name, cut at 64 characters.
+        /// The name as given.
         name: String,
         /// Names that resemble it, the nearest first.
         near: Vec<&'static str>,
     },
-    /// The same feature is asked both on and off.
-    #[error("CPU feature `{name}` is asked both on and off")]
-    Contradiction {
+    /// Two of the names mean one feature.
+    Twice {
         /// The feature.
-        name: &'static str,
-    },
-    /// The host's KVM does not offer the feature.
-    #[error("CPU feature `{name}` is not offered by this host's KVM; leave `+{name}` out")]
-    NotOnHost {
-        /// The feature.
-        name: &'static str,
+        feature: &'static str,
     },
     /// A feature is asked on while one it cannot be without is asked off.
-    #[error("CPU feature `{name}` cannot be without `{needs}`, which is asked off")]
     Needs {
         /// The feature asked on.
         name: &'static str,
         /// The feature asked off.
         needs: &'static str,
     },
-    /// KVM reported no leaf 0 or 1.
-    #[error("KVM's list of supported CPUID entries has no leaf {leaf:#x}")]
-    MissingLeaf {
-        /// The leaf.
-        leaf: u32,
-    },
-}
-
-fn did_you_mean(near: &[&'static str]) -> String {
-    if near.is_empty() {
-        String::new()
-    } else {
-        format!("; did you mean {}?", near.join(", "))
-    }
 }
 
 impl CpuRequest {
-    /// The features asked on or off, each once, in the order given.
-    #[must_use]
-    pub fn changes(&self) -> &[Change] {
-        &self.changes
-    }
-
-    /// Parses the argument.
+    /// Looks the names up.
     ///
     /// # Errors
     /// Every problem found, not only the first.
-    pub fn parse(text: &str) -> Result<Self, Vec<CpuError>> {
-        let mut request = Self::default();
+    pub fn new(wanted: &[FeatureChange]) -> Result<Self, Vec<RequestError>> {
+        let mut changes: Vec<Change> = Vec::with_capacity(wanted.len());
         let mut problems = Vec::new();
-        for (position, item) in text.split(',').map(str::trim).enumerate() {
-            if position >= MAX_ITEMS {
-                problems.push(CpuError::TooMany);
-                break;
-            }
-            if position == 0 && item == "host" {
-                continue;
-            }
-            match Change::parse(item) {
-                Ok(change) => {
-                    match request
-                        .changes
-                        .iter()
-                        .find(|known| known.name == change.name)
-                    {
-                        None => request.changes.push(change),
-                        Some(known) if known.on == change.on => {}
-                        Some(known) => {
-                            problems.push(CpuError::Contradiction { name: known.name });
-                        }
-                    }
+        for change in wanted {
+            let name = change.name();
+            let on = matches!(change, FeatureChange::Add(_));
+            match features::canonical(name) {
+                None => problems.push(RequestError::Unknown {
+                    name: name.to_owned(),
+                    near: features::near(name),
+                }),
+                Some(feature) if changes.iter().any(|known| known.name == feature) => {
+                    problems.push(RequestError::Twice { feature });
                 }
-                Err(problem) => problems.push(problem),
+                Some(feature) => changes.push(Change { name: feature, on }),
             }
         }
+        let on = changes.iter().filter(|change| change.on);
+        problems.extend(on.filter_map(|change| contradiction(change.name, &changes)));
         if problems.is_empty() {
-            Ok(request)
+            Ok(Self { changes })
         } else {
             Err(problems)
         }
     }
-}
 
-impl Change {
-    fn parse(item: &str) -> Result<Self, CpuError> {
-        let signed = match item.split_at_checked(1) {
-            Some(("+", name)) => Some((name, true)),
-            Some(("-", name)) => Some((name, false)),
-            _ => None,
-        };
-        let assigned = || match item.split_once('=') {
-            Some((name, "on")) => Some((name, true)),
-            Some((name, "off")) => Some((name, false)),
-            _ => None,
-        };
-        let (name, on) = signed
-            .or_else(assigned)
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or_else(|| CpuError::Syntax { item: shown(item) })?;
-        features::canonical(name)
-            .map(|name| Self { name, on })
-            .ok_or_else(|| CpuError::Unknown {
-                name: shown(name),
-                near: features::near(name),
-            })
+    /// The features asked on or off.
+    #[must_use]
+    pub fn changes(&self) -> &[Change] {
+        &self.changes
     }
 }
 
-/// The text as an error shows it: at most 64 characters, so that a message stays a line.
-fn shown(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-impl FromStr for CpuRequest {
-    type Err = Vec<CpuError>;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)
-    }
-}
-
-impl fmt::Display for CpuRequest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("host")?;
-        for Change { name, on } in &self.changes {
-            write!(f, ",{}{name}", if *on { '+' } else { '-' })?;
+/// Whether something that the feature `name` needs, at once or by way of others, is asked off.
+fn contradiction(name: &'static str, changes: &[Change]) -> Option<RequestError> {
+    let off = |feature| changes.iter().any(|one| one.name == feature && !one.on);
+    let mut grounds = features::needed_by(name);
+    // Grows while it is walked; there are no circles, and a feature looked at twice does no harm.
+    let mut at = 0;
+    while let Some(&needs) = grounds.get(at) {
+        if off(needs) {
+            return Some(RequestError::Needs { name, needs });
         }
-        Ok(())
+        grounds.extend(features::needed_by(needs));
+        at += 1;
     }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn good_requests_round_trip() {
-        for (text, shown) in [
-            ("host", "host"),
-            ("+avx2,-x2apic", "host,+avx2,-x2apic"),
-            ("host, +sse4_1, avx=off, avx2=on", "host,+sse4.1,-avx,+avx2"),
-            ("+avx2,+AVX2", "host,+avx2"),
-        ] {
-            let request = CpuRequest::parse(text).unwrap();
-            assert_eq!(request.to_string(), shown);
-            assert_eq!(shown.parse::<CpuRequest>().unwrap(), request);
+    fn request(wanted: &[&str]) -> Result<CpuRequest, Vec<RequestError>> {
+        let changes: Vec<_> = wanted.iter().map(|item| change(item)).collect();
+        CpuRequest::new(&changes)
+    }
+
+    fn change(item: &str) -> FeatureChange {
+        let name = item[1..].to_owned();
+        if item.starts_with('+') {
+            FeatureChange::Add(name)
+        } else {
+            FeatureChange::Remove(name)
         }
     }
 
     #[test]
-    fn every_problem_is_reported() {
-        let problems = CpuRequest::parse("+avx22,avx,+,-avx,+avx,é").unwrap_err();
-        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), 5, "{texts:?}");
-        assert!(texts[0].starts_with("unknown CPU feature `avx22`; did you mean avx2"));
-        assert!(texts[1].contains("`avx` is not a CPU model"));
-        assert!(texts[2].contains("`+` is not a CPU model"));
-        assert_eq!(texts[3], "CPU feature `avx` is asked both on and off");
-        assert!(texts[4].contains("`é` is not"));
+    fn names_become_canonical() {
+        let names = request(&["+sse4_1", "-x2apic"]).unwrap();
+        let change = |name, on| Change { name, on };
+        assert_eq!(
+            names.changes(),
+            [change("sse4.1", true), change("x2apic", false)]
+        );
+        assert_eq!(request(&[]), Ok(CpuRequest::default()));
     }
 
     #[test]
-    fn hostile_length_is_refused_and_not_echoed() {
-        let problems = CpuRequest::parse(&"+x,".repeat(100_000)).unwrap_err();
-        assert_eq!(problems.len(), MAX_ITEMS + 1);
-        let problems = CpuRequest::parse(&format!("+{}", "y".repeat(100_000))).unwrap_err();
-        assert!(problems[0].to_string().len() < 200);
+    fn every_problem_is_reported() {
+        let problems = request(&["+avx22", "-sse4.1", "+sse4_1", "+aes", "-sse2"]).unwrap_err();
+        assert!(
+            matches!(&problems[0], RequestError::Unknown { name, near }
+                if name == "avx22" && near.first() == Some(&"avx2")),
+            "{problems:?}"
+        );
+        let (name, needs) = ("aes", "sse2");
+        assert_eq!(
+            problems[1..],
+            [
+                RequestError::Twice { feature: "sse4.1" },
+                RequestError::Needs { name, needs }
+            ]
+        );
+    }
+
+    /// Asked on, a feature is there or nothing starts: it must not go with what it rests on.
+    #[test]
+    fn what_a_feature_needs_by_way_of_others_cannot_be_off() {
+        let (name, needs) = ("avx512bw", "xsave");
+        assert_eq!(
+            request(&["+avx512bw", "-xsave"]),
+            Err(vec![RequestError::Needs { name, needs }])
+        );
+        let (name, needs) = ("pdcm", "pmu");
+        assert_eq!(
+            request(&["+pdcm", "-pmu"]),
+            Err(vec![RequestError::Needs { name, needs }])
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! The transformation on two hand-written hosts, Intel- and AMD-like, against goldens.
 
+use api_socket::config::Cpus;
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::*;
@@ -119,7 +120,14 @@ fn profile(supported: &[kvm_cpuid_entry2], request: &str) -> Result<CpuProfile, 
         tsc_deadline: true,
         tsc_khz: Some(2_900_000),
     };
-    CpuProfile::new(&host, &request.parse().unwrap())
+    CpuProfile::new(&host, &asked(request))
+}
+
+/// `+this,-that`.
+fn asked(request: &str) -> CpuRequest {
+    let features = request.to_owned();
+    let cpus = Cpus { count: 1, features };
+    CpuRequest::new(&cpus.changes()).unwrap()
 }
 
 fn leaf(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> [u32; 4] {
@@ -227,7 +235,7 @@ fn no_deadline_timer_without_the_capability() {
             .unwrap()
             .has("tsc-deadline")
     );
-    let problems = CpuProfile::new(&host, &"+tsc-deadline".parse().unwrap()).unwrap_err();
+    let problems = CpuProfile::new(&host, &asked("+tsc-deadline")).unwrap_err();
     assert_eq!(
         problems,
         [CpuError::NotOnHost {
@@ -279,14 +287,13 @@ fn features_go_with_what_they_need() {
     assert!(!none.has("avx") && !none.has("pku"));
     assert!(find(&none.entries, 0xD, 0).is_none());
 
-    let problems = profile(&intel(), "-avx2,+avx512f").unwrap_err();
-    assert_eq!(
-        problems,
-        [CpuError::Needs {
-            name: "avx512f",
-            needs: "avx2"
-        }]
-    );
+    // A host that offers the feature and not what it rests on.
+    let mut odd = intel();
+    for entry in odd.iter_mut().filter(|entry| entry.function == 1) {
+        entry.ecx &= !(1 << 28);
+    }
+    let problems = profile(&odd, "+avx2,+aes").unwrap_err();
+    assert_eq!(problems, [CpuError::NotOnHost { name: "avx2" }]);
 }
 
 #[test]
