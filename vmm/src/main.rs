@@ -5,14 +5,18 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use clap::Parser;
 use vmm::cli::{self, Cli, Command, ExitStatus, QmpArgs};
 use vmm::qmp_tool;
 
 type Failure = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let status = match Cli::parse().command {
+    let words: Vec<_> = std::env::args_os().collect();
+    let command = match cli::parse(&words) {
+        Ok(Cli { command }) => command,
+        Err(refusal) => return refused(&refusal).into(),
+    };
+    let status = match command {
         Command::Run(args) => vmm::run::run(&args),
         Command::Qmp(args) => qmp(&args),
         Command::Check(args) => check(args.json),
@@ -29,6 +33,17 @@ fn main() -> ExitCode {
             drop(writeln!(io::stderr(), "thimble: {text}"));
             ExitStatus::Failed.into()
         }
+    }
+}
+
+/// Prints what clap says: an error, or a text that was asked for.
+fn refused(refusal: &clap::Error) -> ExitStatus {
+    // Nothing is left to do if even this cannot be written.
+    drop(refusal.print());
+    if refusal.use_stderr() {
+        ExitStatus::Usage
+    } else {
+        ExitStatus::Clean
     }
 }
 

@@ -4,15 +4,15 @@
 //! that means the same. Only standard input is read: no other file is named to `--config`.
 #![no_main]
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use api_socket::config::parse;
-use clap::Parser;
 use libfuzzer_sys::fuzz_target;
 use thimble_fuzz::json;
 use thimble_fuzz::source::Source;
 use vmm::cli::run::effective_config;
-use vmm::cli::{Cli, Command};
+use vmm::cli::{self, Command};
 
 const LISTS: &[&str] = &["--disk", "--control", "--serial"];
 const FLAGS: &[&str] = &[
@@ -31,6 +31,9 @@ const FLAGS: &[&str] = &[
     "--on-reboot",
     "--on-poweroff",
     "--on-panic",
+    "--no-such",
+    "--memroy",
+    "-x",
 ];
 const SWITCHES: &[&str] = &[
     "--rng",
@@ -65,7 +68,7 @@ fn list(source: &mut Source<'_>) -> String {
     text
 }
 
-fn arguments(source: &mut Source<'_>) -> Vec<String> {
+fn arguments(source: &mut Source<'_>) -> Vec<OsString> {
     let mut arguments = vec!["thimble".to_owned(), "run".to_owned()];
     for _ in 0..source.below(8) {
         match source.u8() % 4 {
@@ -83,13 +86,13 @@ fn arguments(source: &mut Source<'_>) -> Vec<String> {
     if source.coin() {
         arguments.extend(["--config".to_owned(), "-".to_owned()]);
     }
-    arguments
+    arguments.into_iter().map(OsString::from).collect()
 }
 
 fuzz_target!(|data: &[u8]| {
     let mut source = Source::new(data);
     let arguments = arguments(&mut source);
-    let Ok(cli) = Cli::try_parse_from(&arguments) else {
+    let Ok(cli) = cli::parse(&arguments) else {
         return;
     };
     let Command::Run(run) = cli.command else {

@@ -4,8 +4,8 @@
 //! under the name that the user typed.
 
 use api_socket::config::{
-    Config, Control, Disk, KeyPath, Problem, Problems, RngSetting, Serial, SerialBackend, Size,
-    Word, quoted,
+    CPUS_MAX, Config, Control, Disk, KeyPath, Problem, Problems, RngSetting, Serial, SerialBackend,
+    Size, Word, quoted,
 };
 
 use super::keyval::KeyVal;
@@ -103,7 +103,8 @@ fn merge_machine(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
         "kernel.cmdline",
         "--cmdline",
     );
-    from.set(&mut config.cpus.count, args.cpus, "cpus.count", "--cpus");
+    let count = count(args.cpus.as_deref(), problems);
+    from.set(&mut config.cpus.count, count, "cpus.count", "--cpus");
     from.set(
         &mut config.cpus.features,
         args.cpu.clone(),
@@ -189,6 +190,17 @@ fn merge_process(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
         "actions.on-panic",
         "--on-panic",
     );
+}
+
+/// The value of `--cpus`, if it was given and is a number.
+fn count(text: Option<&str>, problems: &mut Problems) -> Option<u32> {
+    let text = text?;
+    let count = text.parse().ok();
+    if count.is_none() {
+        let what = format!("{} is not a number of CPUs", quoted(text));
+        problems.push("--cpus".into(), what, format!("write 1 to {CPUS_MAX}"));
+    }
+    count
 }
 
 /// The value of a flag that takes one word out of a few, if it was given and is one of them.

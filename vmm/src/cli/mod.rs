@@ -14,10 +14,12 @@ use serde_json::{Map, Value};
 mod config_file;
 mod generate;
 mod keyval;
+mod line;
 mod merge;
 pub mod run;
 
 pub use generate::{completions, man};
+pub use line::parse;
 pub use run::RunArgs;
 
 /// How thimble ends. The numbers are a promise to scripts.

@@ -40,7 +40,7 @@ pub struct RunArgs {
     pub machine: Option<String>,
     /// The number of CPUs, 1 to 32 [default: 1]
     #[arg(long, value_name = "N", help_heading = "Machine")]
-    pub cpus: Option<u32>,
+    pub cpus: Option<String>,
     /// The CPU's features: host, then +FEATURE to add and -FEATURE to hide, separated by commas
     /// [default: host]
     #[arg(
@@ -120,6 +120,10 @@ pub struct RunArgs {
     /// What a panic of the guest leads to [default: shutdown]
     #[arg(long, value_name = "ACTION", value_parser = Words::<PanicAction>::NEW, help_heading = "Actions")]
     pub on_panic: Option<String>,
+
+    /// What is wrong with the flags as such; they are left out above.
+    #[arg(skip)]
+    pub faults: Vec<Problem>,
 }
 
 /// A flag that takes one word out of a few. Help and completions know the words; any text is
@@ -214,7 +218,11 @@ impl std::error::Error for ConfigErrors {}
 /// Everything that is wrong with the file, the flags and the result, each problem once. Where
 /// the file cannot be read at all, rules that need its settings are not tried.
 pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effective, ConfigErrors> {
-    let (reading, mut problems) = read_base(args, stdin);
+    let mut problems = Problems::new();
+    for fault in &args.faults {
+        problems.add(fault.clone());
+    }
+    let reading = read_base(args, stdin, &mut problems);
     let (config, origins) = merge(reading.config.clone(), args, &mut problems);
     if !reading.readable {
         return Err(ConfigErrors(problems.into_vec()));
@@ -267,10 +275,10 @@ fn feature_problem(error: RequestError) -> Problem {
     }
 }
 
-/// The configuration under the flags, and what is wrong with its file.
-fn read_base(args: &RunArgs, stdin: &mut dyn Read) -> (Reading, Problems) {
+/// The configuration under the flags. What is wrong with its file goes to `problems`.
+fn read_base(args: &RunArgs, stdin: &mut dyn Read, problems: &mut Problems) -> Reading {
     let Some(file) = &args.config else {
-        return (Reading::nothing(), Problems::new());
+        return Reading::nothing();
     };
     let name = if file.as_os_str() == "-" {
         "standard input".to_owned()
@@ -280,18 +288,16 @@ fn read_base(args: &RunArgs, stdin: &mut dyn Read) -> (Reading, Problems) {
     match config_file::read(file, stdin) {
         Ok(text) => {
             let reading = Reading::of(&text);
-            let mut problems = Problems::new();
             for problem in reading.problems.clone().into_vec() {
                 problems.add(of_file(problem, &name));
             }
-            (reading, problems)
+            reading
         }
         Err(error) => {
-            let mut problems = Problems::new();
             let what = format!("{name} cannot be read: {error}");
             let remedy = "name a readable JSON file, or - for standard input";
             problems.push("--config".into(), what, remedy);
-            (Reading::default(), problems)
+            Reading::default()
         }
     }
 }
