@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::check::{Checked, check_into};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::check::{Checked, check, check_into};
 use super::problem::{KeyPath, Problem, Problems, Step};
 use super::shape::Walk;
 use super::{Config, json, schema};
@@ -41,6 +44,20 @@ impl Reading {
                 ..Self::default()
             };
         };
+        // Making the schema costs more than all the rest, and only somebody's mistake needs it.
+        match sound(&value) {
+            Some(config) => Self {
+                config,
+                problems,
+                readable: true,
+                kept: BTreeMap::new(),
+            },
+            None => Self::by_schema(value, problems),
+        }
+    }
+
+    /// What is right of a value, with what is wrong of it added to `problems`.
+    pub(super) fn by_schema(value: Value, mut problems: Problems) -> Self {
         let before = problems.kept().len();
         let schema = schema();
         let (rest, kept) = Walk::new(&schema, &mut problems).run(value);
@@ -107,6 +124,27 @@ impl Reading {
         let mut steps = vec![Step::Key(list.clone()), Step::Index(*original)];
         steps.extend_from_slice(rest);
         KeyPath::from_steps(steps)
+    }
+}
+
+/// The configuration that a value without any fault makes, as the schema and the rules have it.
+fn sound(value: &Value) -> Option<Config> {
+    let config = Config::deserialize(value).ok()?;
+    let written = serde_json::to_value(&config).ok()?;
+    (says(&written, value) && check(&config).is_ok()).then_some(config)
+}
+
+/// Whether `written` has all that `read` has, in the same form. serde takes forms that nobody
+/// documents, such as a list for an object; they would not be written so.
+fn says(written: &Value, read: &Value) -> bool {
+    match (written, read) {
+        (Value::Object(written), Value::Object(read)) => read
+            .iter()
+            .all(|(key, value)| written.get(key).is_some_and(|written| says(written, value))),
+        (Value::Array(written), Value::Array(read)) => {
+            written.len() == read.len() && written.iter().zip(read).all(|(w, r)| says(w, r))
+        }
+        _ => written == read,
     }
 }
 

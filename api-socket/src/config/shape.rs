@@ -4,7 +4,7 @@
 //! This walk names all of them and leaves out what is wrong, so that serde takes the rest and the
 //! rules of [`super::check`] can still be tried on it. It understands the part of JSON Schema
 //! that [`super::schema`] generates. With the schema's making it costs about a tenth of a
-//! millisecond, and only where a text is read.
+//! millisecond, and only where something is wrong.
 
 use std::collections::BTreeMap;
 

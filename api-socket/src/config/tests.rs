@@ -533,6 +533,44 @@ fn nearly_config() -> impl Strategy<Value = Value> {
     })
 }
 
+/// A value that may well be a configuration without faults, in forms that serde takes.
+fn maybe_sound() -> impl Strategy<Value = Value> {
+    let setting = prop::sample::select(vec![
+        ("name", json!("web")),
+        ("name", json!(null)),
+        ("cpus", json!({"count": 2})),
+        ("cpus", json!([2, "host"])),
+        ("cpus", json!({"count": 0})),
+        ("cpus", json!({"count": 2.0})),
+        ("memory", json!({"size": "1G"})),
+        ("memory", json!(["1G"])),
+        (
+            "disks",
+            json!([{"path": "a"}, {"path": "b", "cache": "none"}]),
+        ),
+        ("disks", json!([[null, "a"]])),
+        ("disks", json!([{"path": "a", "cache": {"none": null}}])),
+        ("rng", json!(true)),
+        ("rng", json!({"id": "r"})),
+        ("rng", json!([null])),
+        ("serial", json!({"backend": "file", "path": "s"})),
+        ("serial", json!(null)),
+        ("control", json!([{"fd": 3}])),
+        ("control", json!([{"fd": 2}])),
+        ("paused", json!(true)),
+        ("log", json!([])),
+        ("actions", json!({"on-panic": "pause"})),
+    ]);
+    prop::collection::vec(setting, 0..4).prop_map(|settings| {
+        let settings = settings.into_iter();
+        Value::Object(
+            settings
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
+        )
+    })
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read_back(config in any_config()) {
@@ -549,6 +587,19 @@ proptest! {
         let _ = parse(&text);
         let _ = parse(tail.as_bytes());
         let _ = parse(format!("{{{tail}}}").as_bytes());
+    }
+
+    /// What is taken without a look at the schema, the schema takes as the same.
+    #[test]
+    fn both_ways_of_reading_agree(value in prop_oneof![
+        nearly_config(),
+        maybe_sound(),
+    ]) {
+        let short = Reading::of(value.to_string().as_bytes());
+        let long = Reading::by_schema(value, Problems::new());
+        prop_assert_eq!(short.readable, long.readable);
+        prop_assert_eq!(short.config, long.config);
+        prop_assert_eq!(short.problems.into_vec(), long.problems.into_vec());
     }
 
     /// The walk by the schema knows as much as serde: what serde refuses it explains, and what
