@@ -15,6 +15,9 @@ use super::problem::{KeyPath, Problems, Step, quoted};
 /// Longest text taken, in bytes. A configuration with every device has less than 20 KiB.
 pub const TEXT_LIMIT: usize = 1 << 20;
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Deepest nesting taken. A configuration's own is 3.
 const DEPTH_LIMIT: usize = 16;
 
@@ -34,6 +37,8 @@ pub(super) fn read(text: &[u8], problems: &mut Problems) -> Option<Value> {
         problems.push(KeyPath::root(), "the text is empty", "write at least {}");
         return None;
     }
+    // Some editors write one, and RFC 8259, section 8.1, lets a reader pass over it.
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let place = Place {
         steps: RefCell::default(),
         problems: RefCell::new(problems),
@@ -44,10 +49,24 @@ pub(super) fn read(text: &[u8], problems: &mut Problems) -> Option<Value> {
         Ok(value) => Some(value),
         Err(error) => {
             let what = format!("the text is not valid JSON: {error}");
-            problems.push(KeyPath::root(), what, "correct it at that place");
+            let remedy = if is_comment(text, &error) {
+                "remove the comment: JSON has none"
+            } else {
+                "correct it at that place"
+            };
+            problems.push(KeyPath::root(), what, remedy);
             None
         }
     }
+}
+
+/// Whether the reader stumbled over the start of a comment.
+fn is_comment(text: &[u8], error: &serde_json::Error) -> bool {
+    let line = text
+        .split(|byte| *byte == b'\n')
+        .nth(error.line().saturating_sub(1));
+    let at = line.and_then(|line| line.get(error.column().saturating_sub(1)));
+    matches!(at, Some(b'/' | b'#'))
 }
 
 /// Where in the text the reader is, and what it found.
@@ -228,6 +247,30 @@ mod tests {
         let mut problems = Problems::new();
         assert_eq!(read(b"{\"a\": \"\xff\"}", &mut problems), None);
         assert!(!problems.is_empty());
+    }
+
+    #[test]
+    fn a_comment_is_called_one() {
+        for text in [
+            "// a machine\n{}",
+            "{\n  \"a\": 1, # one\n  \"b\": 2\n}",
+            "{\"a\": /* one */ 1}",
+            "{} // end",
+        ] {
+            let (value, problems) = read_text(text);
+            assert_eq!(value, None, "{text}");
+            assert!(problems[0].ends_with("JSON has none"), "{problems:?}");
+        }
+        let (_, problems) = read_text("{\"a\": 1,}");
+        assert!(problems[0].ends_with("at that place"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over() {
+        let (value, problems) = read_text("\u{feff}{\"a\": 1}");
+        assert_eq!(value, Some(serde_json::json!({"a": 1})));
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(read_text("\u{feff}\u{feff}{}").0, None);
     }
 
     #[test]

@@ -61,9 +61,14 @@ impl<'a> Walk<'a> {
                 .flat_map(|b| kinds(b))
                 .map(article)
                 .collect();
-            let what = format!("{} has the wrong type", describe(&value));
-            self.problems
-                .push(at.clone(), what, format!("write {}", one_of(&kinds)));
+            let (what, remedy) = if is_huge(&value) && kinds.contains(&"an integer") {
+                let what = format!("{} is too large a number", describe(&value));
+                (what, "use fewer digits".to_owned())
+            } else {
+                let what = format!("{} has the wrong type", describe(&value));
+                (what, format!("write {}", one_of(&kinds)))
+            };
+            self.problems.push(at.clone(), what, remedy);
             return None;
         };
         if words(branch).is_some() {
@@ -237,6 +242,14 @@ fn takes(schema: &Value, value: &Value) -> bool {
         Value::Object(_) => "object",
     };
     kinds(schema).contains(&kind)
+}
+
+/// Whether a value is an integer beyond 64 bits, which is read as a fraction.
+fn is_huge(value: &Value) -> bool {
+    /// 2^63.
+    const LIMIT: f64 = 9_223_372_036_854_775_808.0;
+    matches!(value, Value::Number(number) if number.is_f64())
+        && value.as_f64().is_some_and(|number| number.abs() >= LIMIT)
 }
 
 /// A JSON type as a message calls it.

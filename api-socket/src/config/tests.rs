@@ -416,6 +416,45 @@ where
     prop::option::of(inner)
 }
 
+#[test]
+fn numbers_that_are_none_for_a_setting_are_named() {
+    let texts = [
+        (
+            r#"{"memory": {"size": 18446744073709551616}}"#,
+            "memory.size: 1.8446744073709552e+19 is too large a number",
+        ),
+        (
+            r#"{"cpus": {"count": -99999999999999999999}}"#,
+            "cpus.count: -1e+20 is too large a number",
+        ),
+        (
+            r#"{"cpus": {"count": 18446744073709551615}}"#,
+            "cpus.count: 18446744073709551615 is out of range",
+        ),
+        (
+            r#"{"cpus": {"count": -0}}"#,
+            "cpus.count: -0.0 has the wrong type",
+        ),
+        (
+            r#"{"cpus": {"count": 2.0}}"#,
+            "cpus.count: 2.0 has the wrong type",
+        ),
+        (
+            r#"{"memory": {"size": 1e400}}"#,
+            "(top level): the text is not valid JSON: number out of range",
+        ),
+    ];
+    for (text, start) in texts {
+        let found = parse(text.as_bytes()).unwrap_err();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].to_string().starts_with(start),
+            "{} / {start}",
+            found[0]
+        );
+    }
+}
+
 /// Texts that are hard for JSON.
 fn text() -> impl Strategy<Value = String> {
     "[a-z\"\\\\\u{0}-\u{1f}\u{e9}\u{1f600}/,=]{0,12}"

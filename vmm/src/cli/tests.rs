@@ -762,11 +762,27 @@ fn the_documentation_is_complete() {
     let mut keys = Vec::new();
     collect_keys(&schema, &schema, "", &mut keys);
     assert!(keys.len() > 30, "{keys:?}");
-    for key in keys {
+    for key in &keys {
         assert!(
             text.contains(&format!("`{key}`")),
             "{key} is not documented"
         );
+    }
+    // And the tables name nothing else.
+    let mut named = 0;
+    for cell in text.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let cell = cell.split(" |").next().unwrap().replace('`', "");
+        for key in cell.split(", ") {
+            let has = |known: &String| known == key || known.starts_with(&format!("{key}."));
+            assert!(keys.iter().any(has), "{key} is no key");
+            named += 1;
+        }
+    }
+    assert!(named > 30, "{named}");
+    for word in text.split("`--").skip(1) {
+        let flag = word.split([' ', '`', '=']).next().unwrap();
+        let known = run.get_arguments().any(|arg| arg.get_long() == Some(flag));
+        assert!(known, "--{flag} is no flag");
     }
     let examples: Vec<&str> = text
         .split("```json\n")
