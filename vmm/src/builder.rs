@@ -14,10 +14,10 @@ use devices::legacy::serial::SerialBackend;
 use devices::legacy::vmgenid::GenerationId;
 use firmware::boot::BootError;
 use firmware::layout;
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::arch::x86_64::cpuid::{CpuError, CpuProfile, CpuRequest, HostCpu, VcpuPlace};
+use crate::arch::x86_64::cpuid::{self, CpuError, CpuProfile, CpuRequest, HostCpu, VcpuPlace};
 use crate::arch::x86_64::state::{self, CaptureError};
 use crate::arch::x86_64::{entry, msr};
 use crate::attach::{self, AttachError, Board, Devices};
@@ -38,6 +38,19 @@ pub enum BuildError {
     /// RAM.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// RAM beyond the addresses that this host can give a guest.
+    #[error(
+        "{size} bytes of guest memory do not fit the {bits} address bits of this host's CPU: \
+         give the guest at most {} MiB", most >> 20
+    )]
+    AddressBits {
+        /// RAM size asked for.
+        size: u64,
+        /// Bits of a guest-physical address.
+        bits: u32,
+        /// The most that fits, in bytes.
+        most: u64,
+    },
     /// The MSRs of a fresh vCPU.
     #[error(transparent)]
     Msrs(#[from] CaptureError),
@@ -93,6 +106,11 @@ pub struct Parts {
 /// [`BuildError`]; whatever was made so far is gone again.
 pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), BuildError> {
     let kvm = kvm::open()?;
+    let supported = Vm::supported_cpuid(&kvm)?;
+    check_size(
+        config.memory_size,
+        cpuid::address_bits(supported.as_slice()),
+    )?;
     let vm = Vm::new(&kvm)?;
     let ram = GuestRam::new(&layout::ram_regions(config.memory_size))?;
     vm.set_memory(ram.memory())?;
@@ -101,7 +119,7 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
     let vcpus = (0..cpus)
         .map(|index| vm.create_vcpu(index))
         .collect::<Result<Vec<_>, _>>()?;
-    let cpu_profile = set_cpus(&kvm, &vcpus, &parts.cpu)?;
+    let cpu_profile = set_cpus(&kvm, supported.as_slice(), &vcpus, &parts.cpu)?;
 
     let stop = Arc::new(AtomicBool::new(true));
     let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
@@ -179,16 +197,29 @@ fn blame(config: &Checked, source: BootError) -> BuildError {
     }
 }
 
+/// Whether `size` bytes of RAM end within the addresses that `bits` bits make. KVM itself would
+/// refuse the memory slot with EINVAL on some hosts, and on others the guest would fail.
+fn check_size(size: u64, bits: u32) -> Result<(), BuildError> {
+    let end = layout::ram_regions(size).last().and_then(|part| part.end());
+    let limit = 1_u64.checked_shl(bits).unwrap_or(u64::MAX);
+    if end.is_some_and(|end| end <= limit) {
+        return Ok(());
+    }
+    let hole = layout::HIGH_RAM_START - layout::LOW_RAM_MAX;
+    let most = limit.saturating_sub(hole);
+    Err(BuildError::AddressBits { size, bits, most })
+}
+
 /// Gives every vCPU its CPUID and the MSRs a fresh vCPU needs.
 fn set_cpus(
     kvm: &Kvm,
+    supported: &[kvm_cpuid_entry2],
     vcpus: &[VcpuHandle],
     request: &CpuRequest,
 ) -> Result<CpuProfile, BuildError> {
     let count = u8::try_from(vcpus.len()).unwrap_or(u8::MAX);
-    let supported = Vm::supported_cpuid(kvm)?;
     let host = HostCpu {
-        supported: supported.as_slice(),
+        supported,
         tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
         tsc_khz: vcpus.first().and_then(|vcpu| vcpu.fd().get_tsc_khz().ok()),
     };
@@ -219,4 +250,25 @@ fn kvm_error(call: &'static str, errno: i32) -> BuildError {
 
 fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> BuildError {
     move |source| BuildError::Host { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use api_socket::config::MEMORY_MAX;
+
+    use super::*;
+
+    #[test]
+    fn memory_ends_within_the_hosts_addresses() {
+        let gib = 1_u64 << 30;
+        check_size(MEMORY_MAX, 41).unwrap();
+        check_size(63 * gib, 36).unwrap();
+        check_size(3 * gib, 32).unwrap();
+        let error = check_size(MEMORY_MAX, 39).unwrap_err().to_string();
+        assert!(error.contains("39 address bits"), "{error}");
+        assert!(error.ends_with("at most 523264 MiB"), "{error}");
+        check_size(523_264 << 20, 39).unwrap();
+        assert!(check_size((523_264 << 20) + 4096, 39).is_err());
+        assert!(check_size(64 * gib, 36).is_err());
+    }
 }

@@ -289,6 +289,21 @@ impl CpuProfile {
     }
 }
 
+/// Bits of a guest-physical address on this host, from the entries of `KVM_GET_SUPPORTED_CPUID`:
+/// leaf 0x8000_0008 EAX, bits 7:0, or what KVM can map of them, bits 23:16 (since Linux 6.10; AMD
+/// APM volume 3 appendix E, "GuestPhysAddrSize"). A CPU without the leaf has 36.
+#[must_use]
+pub fn address_bits(supported: &[kvm_cpuid_entry2]) -> u32 {
+    let Some(entry) = find(supported, 0x8000_0008, 0) else {
+        return 36;
+    };
+    let [cpu, _, mapped, _] = entry.eax.to_le_bytes();
+    match mapped {
+        0 => u32::from(cpu),
+        mapped => u32::from(cpu.min(mapped)),
+    }
+}
+
 /// Whether every bit of the feature is set.
 fn has(entries: &[kvm_cpuid_entry2], name: &str) -> bool {
     if name == features::PMU {

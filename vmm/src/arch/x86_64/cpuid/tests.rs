@@ -310,6 +310,16 @@ fn masking_reaches_every_copy_of_a_bit() {
 }
 
 #[test]
+fn address_bits_are_the_cpus_or_what_kvm_maps_of_them() {
+    assert_eq!(address_bits(&intel()), 52);
+    assert_eq!(address_bits(&amd()), 48);
+    assert_eq!(address_bits(&[]), 36);
+    let mapped = |eax| address_bits(&[entry(0x8000_0008, None, [eax, 0, 0, 0])]);
+    assert_eq!(mapped(0x0030_3934), 48);
+    assert_eq!(mapped(0x0040_3027), 39);
+}
+
+#[test]
 fn the_digest_is_of_the_profile_and_nothing_else() {
     let base = profile(&intel(), "host").unwrap().digest();
     assert_eq!(base, profile(&intel(), "host").unwrap().digest());
