@@ -141,7 +141,7 @@ impl fmt::Display for Problem {
 }
 
 /// The problems found so far. At most 100 are kept, the others only counted.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     kept: Vec<Problem>,
     left_out: usize,
@@ -183,6 +183,20 @@ impl Problems {
         }
     }
 
+    /// Adds those of another list, with the number of those it left out.
+    pub fn append(&mut self, others: Self) {
+        let Self { kept, left_out } = others;
+        kept.into_iter().for_each(|problem| self.add(problem));
+        self.left_out = self.left_out.saturating_add(left_out);
+    }
+
+    /// The same problems under other paths.
+    #[must_use]
+    pub fn renamed(mut self, rename: impl Fn(Problem) -> Problem) -> Self {
+        self.kept = self.kept.into_iter().map(rename).collect();
+        self
+    }
+
     /// Those kept so far.
     pub fn kept(&self) -> &[Problem] {
         &self.kept
@@ -196,9 +210,13 @@ impl Problems {
     /// All of them; where some were left out, a last one says how many.
     pub fn into_vec(mut self) -> Vec<Problem> {
         if self.left_out > 0 {
+            let what = match self.left_out {
+                1 => "1 more problem is not shown".to_owned(),
+                more => format!("{more} more problems are not shown"),
+            };
             self.kept.push(Problem {
                 path: KeyPath::root(),
-                what: format!("{} more problems are not shown", self.left_out),
+                what,
                 other: None,
                 remedy: "correct the ones above first".to_owned(),
             });
@@ -242,8 +260,12 @@ mod tests {
         for _ in 0..PROBLEM_LIMIT + 7 {
             problems.push(KeyPath::from("a"), "is wrong", "mend it");
         }
+        let mut twice = problems.clone();
         let list = problems.into_vec();
         assert_eq!(list.len(), PROBLEM_LIMIT + 1);
         assert!(list.last().is_some_and(|p| p.what.starts_with("7 more")));
+        twice.append(twice.clone().renamed(|problem| problem));
+        let list = twice.into_vec();
+        assert!(list.last().is_some_and(|p| p.what.starts_with("114 more")));
     }
 }

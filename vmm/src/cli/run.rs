@@ -123,7 +123,7 @@ pub struct RunArgs {
 
     /// What is wrong with the flags as such; they are left out above.
     #[arg(skip)]
-    pub faults: Vec<Problem>,
+    pub faults: Problems,
 }
 
 /// A flag that takes one word out of a few. Help and completions know the words; any text is
@@ -218,10 +218,7 @@ impl std::error::Error for ConfigErrors {}
 /// Everything that is wrong with the file, the flags and the result, each problem once. Where
 /// the file cannot be read at all, rules that need its settings are not tried.
 pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effective, ConfigErrors> {
-    let mut problems = Problems::new();
-    for fault in &args.faults {
-        problems.add(fault.clone());
-    }
+    let mut problems = args.faults.clone();
     let reading = read_base(args, stdin, &mut problems);
     let (config, origins) = merge(reading.config.clone(), args, &mut problems);
     if !reading.readable {
@@ -288,9 +285,8 @@ fn read_base(args: &RunArgs, stdin: &mut dyn Read, problems: &mut Problems) -> R
     match config_file::read(file, stdin) {
         Ok(text) => {
             let reading = Reading::of(&text);
-            for problem in reading.problems.clone().into_vec() {
-                problems.add(of_file(problem, &name));
-            }
+            let wrong = reading.problems.clone();
+            problems.append(wrong.renamed(|problem| of_file(problem, &name)));
             reading
         }
         Err(error) => {

@@ -456,6 +456,15 @@ fn problems_of_file_flags_and_rules_come_together_under_their_own_names() {
 }
 
 #[test]
+fn a_flood_of_problems_is_counted_once() {
+    let keys: Vec<String> = (0..150).map(|n| format!("\"k{n}\": 1")).collect();
+    let file = format!("{{{}}}", keys.join(","));
+    let errors = over(&file, &["--memory", "1"]).unwrap_err();
+    let last = errors.problems().last().unwrap().to_string();
+    assert!(last.contains(": 51 more problems are not shown"), "{last}");
+}
+
+#[test]
 fn an_unreadable_file_is_one_problem_beside_those_of_the_flags() {
     let flags = [
         "--config",
