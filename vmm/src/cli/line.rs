@@ -116,6 +116,13 @@ impl Line {
 
     /// Takes one flag with its value, if it has one.
     fn take(&mut self, words: &[OsString]) -> Result<(), clap::Error> {
+        if let [word, ..] = words
+            && (word == "--version" || word == "-V")
+        {
+            // A flag of the program and not of the verb, yet what is meant is clear.
+            self.command
+                .try_get_matches_from_mut([self.program.as_os_str(), word])?;
+        }
         let Err(refusal) = self.try_with(words) else {
             self.keep(words);
             return Ok(());
@@ -399,7 +406,17 @@ mod tests {
     }
 
     #[test]
-    fn help_is_given_whatever_else_is_wrong() {
+    fn help_and_version_are_given_whatever_else_is_wrong() {
+        for words in [
+            &["--version"][..],
+            &["--no-such", "-V"],
+            &["--name", "a", "--version", "x"],
+        ] {
+            let shown = parse_run(words).unwrap_err();
+            assert_eq!(shown.kind(), ErrorKind::DisplayVersion, "{words:?}");
+            assert!(shown.to_string().starts_with("thimble 0"), "{shown}");
+        }
+
         for words in [
             &["--help"][..],
             &["--no-such", "--help"],
