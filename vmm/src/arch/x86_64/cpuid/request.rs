@@ -90,13 +90,15 @@ impl CpuRequest {
 fn contradiction(name: &'static str, changes: &[Change]) -> Option<RequestError> {
     let off = |feature| changes.iter().any(|one| one.name == feature && !one.on);
     let mut grounds = features::needed_by(name);
-    // Grows while it is walked; there are no circles, and a feature looked at twice does no harm.
+    // Grows while it is walked, by each feature at most once.
     let mut at = 0;
     while let Some(&needs) = grounds.get(at) {
         if off(needs) {
             return Some(RequestError::Needs { name, needs });
         }
-        grounds.extend(features::needed_by(needs));
+        let further = features::needed_by(needs).into_iter();
+        let new: Vec<_> = further.filter(|one| !grounds.contains(one)).collect();
+        grounds.extend(new);
         at += 1;
     }
     None
