@@ -22,7 +22,7 @@ use crate::lifecycle::{Ending, Policy};
 use crate::logging;
 use crate::machine::Machine;
 use crate::main_loop::{Ended, MainLoop, Start};
-use crate::signals::{Signals, follow_job_control};
+use crate::signals::{Signals, guard_terminal};
 
 /// Whatever went wrong; printed once, by the caller, with all its causes.
 type Failure = Box<dyn std::error::Error>;
@@ -138,9 +138,8 @@ fn console(config: &Checked) -> Result<(Chardev, Option<RawTerminal>), Failure> 
     let stdin = io::stdin();
     let terminal = match &backend {
         Backend::Stdio { .. } if stdin.is_terminal() => {
-            let raw = RawTerminal::enter(rustix::stdio::stdin())?;
-            follow_job_control()?;
-            Some(raw)
+            guard_terminal()?;
+            Some(RawTerminal::enter(rustix::stdio::stdin())?)
         }
         _ => None,
     };

@@ -4,8 +4,8 @@
 //! must find it. Entered by the launcher on the main thread. It is put back when the guard is
 //! dropped, by exit(3), and by a panic (the panic hook, so that `panic = "abort"` does too). What
 //! the process does about signals is its own business; for that there are [`restore`], to be called
-//! before a signal is allowed to end the process (SIGTERM, SIGINT, SIGHUP, SIGQUIT), [`suspend`]
-//! for SIGTSTP and [`reapply`] for SIGCONT. All three are async-signal-safe: atomics and system
+//! before a signal is allowed to end the process (whether it asks for that or tells of a fault),
+//! [`suspend`] for SIGTSTP and [`reapply`] for SIGCONT. All three are async-signal-safe: atomics and system
 //! calls.
 //!
 //! Setting a terminal from a background job would stop us (SIGTTOU); then nothing is set, for the

@@ -2,6 +2,7 @@
 //! every end.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use harness::guest::{Guest, Launch, status};
@@ -92,11 +93,71 @@ fn restored_after_the_escape_key() {
     });
 }
 
+/// SIGHUP as a terminal's jobs have it, however the tests were started.
+const HEARS_HUP: [&str; 2] = ["env", "--default-signal=HUP"];
+
 #[test]
-fn restored_after_signals() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        restored(obey::launch(), status::CLEAN, |guest| guest.signal(signal));
+fn restored_after_signals_that_ask_to_end() {
+    for signal in [
+        Signal::TERM,
+        Signal::INT,
+        Signal::HUP,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::IO,
+        Signal::POWER,
+        Signal::STKFLT,
+        Signal::XCPU,
+    ] {
+        let launch = Launch::under(&HEARS_HUP).kernel(guests::OBEY, "");
+        restored(launch, status::CLEAN, |guest| guest.signal(signal));
     }
+}
+
+/// The process ends as such a signal ends it, for whoever looks at its status or its core.
+#[test]
+fn restored_after_signals_of_faults() {
+    if skip::without_kvm() {
+        return;
+    }
+    for signal in [
+        Signal::ABORT,
+        Signal::SEGV,
+        Signal::BUS,
+        Signal::ILL,
+        Signal::FPE,
+        Signal::TRAP,
+        Signal::SYS,
+    ] {
+        let terminal = Terminal::open();
+        let before = terminal.modes();
+        let no_core = ["sh", "-c", "ulimit -c 0 && exec \"$0\" \"$@\""];
+        let launch = Launch::under(&no_core).kernel(guests::OBEY, "");
+        let mut guest = terminal.start(launch);
+        obey::ready(&mut guest);
+        assert!(terminal.is_raw());
+        guest.signal(signal);
+        guest.detach();
+        assert_eq!(guest.wait().signal(), Some(signal.as_raw()), "{signal:?}");
+        assert_eq!(terminal.modes(), before, "{signal:?}");
+    }
+}
+
+#[test]
+fn a_hang_up_that_was_to_be_ignored_is() {
+    if skip::without_kvm() {
+        return;
+    }
+    let nohup = ["sh", "-c", "trap '' HUP && exec \"$0\" \"$@\""];
+    let mut guest = Launch::under(&nohup).kernel(guests::OBEY, "").start();
+    obey::ready(&mut guest);
+    guest.signal(Signal::HUP);
+    obey::tell(&mut guest, "poweroff");
+    guest.expect_exit(status::CLEAN);
 }
 
 /// Ctrl-Z goes to the guest, so a stop comes from outside.
@@ -193,7 +254,8 @@ fn a_terminal_that_hangs_up_ends_the_guest_on_it() {
         return;
     }
     let terminal = Terminal::open();
-    let launch = Launch::under(&["setsid", "--ctty"]).kernel(guests::OBEY, "");
+    let launch = Launch::under(&[HEARS_HUP.as_slice(), &["setsid", "--ctty"]].concat())
+        .kernel(guests::OBEY, "");
     let mut guest = terminal.start(launch);
     obey::ready(&mut guest);
     guest.detach();
