@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use api_socket::qmp::client::{Client, ClientError, DEFAULT_TIMEOUT};
+use api_socket::qmp::client::{Client, ClientError, GREETING_TIMEOUT};
 use rustix::event::{PollFd, PollFlags};
 use serde_json::{Map, Value, json};
+
+use crate::chain;
 
 /// The longest line of stdin that is looked at.
 const MAX_INPUT_LINE: usize = 1 << 20;
@@ -65,8 +67,7 @@ pub fn run_command(
             return Ok(Outcome::Usage);
         }
     };
-    let result = Client::connect(socket, DEFAULT_TIMEOUT)
-        .and_then(|mut client| client.execute(command, arguments));
+    let result = connect(socket).and_then(|mut client| client.execute(command, arguments));
     match result {
         Ok(value) => {
             serde_json::to_writer_pretty(&mut *out, &value)?;
@@ -75,10 +76,18 @@ pub fn run_command(
             Ok(Outcome::Done)
         }
         Err(error) => {
-            report(errors, &error)?;
+            report(errors, socket, &error)?;
             Ok(Outcome::Failed)
         }
     }
+}
+
+/// A session with a server that greets in time. What it is asked after that may take as long as it
+/// likes: writing a core takes minutes, and a server that ends closes the connection.
+fn connect(socket: &Path) -> Result<Client, ClientError> {
+    let mut client = Client::connect(socket, GREETING_TIMEOUT)?;
+    client.set_timeout(Duration::MAX);
+    Ok(client)
 }
 
 /// Takes commands from `input` until its end, and prints replies and events as they come, one JSON
@@ -92,7 +101,7 @@ pub fn run_lines(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> io::Result<Outcome> {
-    match Client::connect(socket, DEFAULT_TIMEOUT) {
+    match connect(socket) {
         Ok(client) => {
             let mut talk = Conversation {
                 client,
@@ -102,28 +111,36 @@ pub fn run_lines(
             match talk.run(input, out, errors) {
                 Ok(()) => Ok(talk.outcome),
                 Err(Broken::Client(error)) => {
-                    report(errors, &error)?;
+                    report(errors, socket, &error)?;
                     Ok(Outcome::Failed)
                 }
                 Err(Broken::Local(error)) => Err(error),
             }
         }
         Err(error) => {
-            report(errors, &error)?;
+            report(errors, socket, &error)?;
             Ok(Outcome::Failed)
         }
     }
 }
 
-/// Writes an error and its causes on one line.
-fn report(errors: &mut dyn Write, error: &ClientError) -> io::Result<()> {
-    write!(errors, "thimble qmp: {error}")?;
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        write!(errors, ": {error}")?;
-        cause = error.source();
+/// Writes an error and its causes on one line, with the socket's name if it is about that, and
+/// nothing in it that a terminal would obey.
+fn report(errors: &mut dyn Write, socket: &Path, error: &ClientError) -> io::Result<()> {
+    let text = chain::text(error);
+    let text = match error {
+        ClientError::Command(_) | ClientError::Connect { .. } => text,
+        _ => format!("{}: {text}", socket.display()),
+    };
+    let mut plain = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            plain.extend(c.escape_debug());
+        } else {
+            plain.push(c);
+        }
     }
-    writeln!(errors)
+    writeln!(errors, "thimble qmp: {plain}")
 }
 
 /// Which side ended a conversation.
@@ -414,6 +431,49 @@ mod tests {
                 run_command(nowhere, "stop", Some(arguments), &mut out, &mut errors).unwrap();
             assert_eq!((outcome, outcome.code()), (Outcome::Usage, 2));
             assert!(out.is_empty() && !errors.is_empty());
+        }
+    }
+
+    /// A server that says `greeting` to its only client, reads one command, and closes.
+    fn curt(socket: &Path, greeting: &'static [u8]) -> std::thread::JoinHandle<()> {
+        let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(greeting).unwrap();
+            if !greeting.is_empty() {
+                drop(stream.read(&mut [0; 100]));
+            }
+        })
+    }
+
+    #[test]
+    fn a_server_that_ends_amid_things_or_is_another_is_a_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, greeting, mention) in [
+            ("early", &b""[..], "closed"),
+            (
+                "late",
+                b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n",
+                "closed",
+            ),
+            ("web", b"HTTP/1.1 400 Bad Request\r\n\r\n", "not speak QMP"),
+            (
+                "rude",
+                b"{\"QMP\": {\"version\": {}}}\r\n\
+                  {\"error\": {\"class\": \"GenericError\", \"desc\": \"\\u001b[2J\"}}\r\n",
+                "\\u{1b}[2J",
+            ),
+        ] {
+            let socket = directory.path().join(name);
+            let server = curt(&socket, greeting);
+            let (mut out, mut errors) = (Vec::new(), Vec::new());
+            let outcome = run_command(&socket, "stop", None, &mut out, &mut errors).unwrap();
+            assert_eq!((outcome, out.len()), (Outcome::Failed, 0));
+            let text = String::from_utf8(errors).unwrap();
+            let named = name == "rude" || text.contains(socket.to_str().unwrap());
+            assert!(named && text.contains(mention), "{text}");
+            assert_eq!(text.lines().count(), 1, "{text}");
+            server.join().unwrap();
         }
     }
 

@@ -1,11 +1,14 @@
 //! A blocking client, for `thimble qmp`, the tests, and whoever starts a guest.
 //!
-//! One thread, one connection. Every call has a time limit; lines have a length limit; events that
-//! arrive while a reply is waited for are kept, up to a bound, until they are asked for.
+//! One thread, one connection. Every call has the time limit its caller set; lines have a length
+//! limit; events that arrive while a reply is waited for are kept, up to a bound, until they are
+//! asked for. What the server sends while it takes nothing is read meanwhile, so that two who both
+//! want to be heard first do not wait for each other.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,17 +27,22 @@ use super::socket;
 pub const MAX_LINE: usize = 10 << 20;
 /// Events kept until they are asked for; after that the oldest is forgotten.
 pub const MAX_KEPT_EVENTS: usize = 4096;
-/// How long a command may take unless said otherwise.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much of what is not QMP is shown, in characters.
+const SHOWN: usize = 80;
+/// How long a server may take to greet, unless the caller has reasons of its own. One that works
+/// does so at once.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a command got no return.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there, or the path is wrong.
-    #[error("cannot connect to {path:?}; is the guest running?")]
+    #[error("cannot connect to {path:?}; {remedy}")]
     Connect {
         /// The path.
         path: PathBuf,
+        /// What may be wrong, and what to do.
+        remedy: &'static str,
         /// The system's answer.
         source: io::Error,
     },
@@ -44,11 +52,21 @@ pub enum ClientError {
     /// The server closed the connection.
     #[error("the connection was closed by the other side")]
     Closed,
+    /// The server took the connection and said nothing.
+    #[error(
+        "no greeting within {} s: either this is no control socket, or its process is stopped, or \
+         serves other clients and has no room for more",
+        limit.as_secs()
+    )]
+    NoGreeting {
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// No answer came in time.
     #[error("no answer within the time limit")]
     TimedOut,
-    /// What came is not QMP.
-    #[error("unexpected data from the other side: {0}")]
+    /// What came is not QMP. The text is its beginning, control characters escaped.
+    #[error("the other side does not speak QMP, it sent: {0}")]
     Protocol(String),
     /// The server answered with an error.
     #[error("{0}")]
@@ -82,13 +100,14 @@ pub struct Client {
 
 impl Client {
     /// Connects to `path` and finishes the handshake, out-of-band execution switched on. `timeout`
-    /// is for this and for each later command.
+    /// is for this and for each later command; [`Duration::MAX`] is for ever.
     ///
     /// # Errors
     /// When nobody listens, or what answers does not speak QMP.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
         let failed = |errno: Errno| ClientError::Connect {
             path: path.to_owned(),
+            remedy: remedy(path, errno),
             source: errno.into(),
         };
         let address = SocketAddrUnix::new(path).map_err(failed)?;
@@ -96,7 +115,8 @@ impl Client {
         let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(failed)?;
         // A full accept queue makes connect wait, for as long as a send may.
-        net::sockopt::set_socket_timeout(&socket, net::sockopt::Timeout::Send, Some(timeout))
+        let patience = (timeout != Duration::MAX).then_some(timeout);
+        net::sockopt::set_socket_timeout(&socket, net::sockopt::Timeout::Send, patience)
             .map_err(failed)?;
         net::connect(&socket, &address).map_err(failed)?;
         Self::from_socket(socket, timeout)
@@ -137,10 +157,11 @@ impl Client {
             timeout,
             next_id: 0,
         };
-        let deadline = Instant::now() + timeout;
-        let greeting = client.read_value(deadline)?.ok_or(ClientError::TimedOut)?;
+        let greeting = client
+            .read_value(deadline(timeout))?
+            .ok_or(ClientError::NoGreeting { limit: timeout })?;
         if greeting.pointer("/QMP/version").is_none() {
-            return Err(ClientError::Protocol(greeting.to_string()));
+            return Err(not_qmp(greeting.to_string().as_bytes()));
         }
         client.greeting = greeting;
         Ok(client)
@@ -151,7 +172,7 @@ impl Client {
         &self.greeting
     }
 
-    /// Sets how long later commands may take.
+    /// Sets how long later commands may take; [`Duration::MAX`] is for ever.
     pub fn set_timeout(&mut self, timeout: Duration) {
         self.timeout = timeout;
     }
@@ -207,7 +228,7 @@ impl Client {
     /// # Errors
     /// When the connection is broken or the line is not JSON.
     pub fn next_message(&mut self, timeout: Duration) -> Result<Option<Value>, ClientError> {
-        self.read_value(Instant::now() + timeout)
+        self.read_value(deadline(timeout))
     }
 
     /// The next event, kept or new. `None`: none came within `timeout`.
@@ -215,13 +236,13 @@ impl Client {
     /// # Errors
     /// When the connection is broken, or a reply comes that nobody waits for.
     pub fn next_event(&mut self, timeout: Duration) -> Result<Option<ReceivedEvent>, ClientError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         while self.events.is_empty() {
             let Some(message) = self.read_value(deadline)? else {
                 return Ok(None);
             };
             if !self.keep_event(&message)? {
-                return Err(ClientError::Protocol(message.to_string()));
+                return Err(not_qmp(message.to_string().as_bytes()));
             }
         }
         Ok(self.events.pop_front())
@@ -279,7 +300,7 @@ impl Client {
         let mut text = to_json(&command).map_err(io::Error::from)?;
         text.push(b'\n');
         self.send(&text, fds)?;
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         loop {
             let mut message = self.read_value(deadline)?.ok_or(ClientError::TimedOut)?;
             if self.keep_event(&message)? {
@@ -299,7 +320,7 @@ impl Client {
                 .unwrap_or_default();
             return match serde_json::from_value(error) {
                 Ok(error) => Err(ClientError::Command(error)),
-                Err(_) => Err(ClientError::Protocol(message.to_string())),
+                Err(_) => Err(not_qmp(message.to_string().as_bytes())),
             };
         }
     }
@@ -310,7 +331,7 @@ impl Client {
             return Ok(false);
         }
         let event = ReceivedEvent::deserialize(message)
-            .map_err(|_| ClientError::Protocol(message.to_string()))?;
+            .map_err(|_| not_qmp(message.to_string().as_bytes()))?;
         if self.events.len() >= MAX_KEPT_EVENTS {
             self.events.pop_front();
         }
@@ -319,7 +340,7 @@ impl Client {
     }
 
     fn send(&mut self, mut bytes: &[u8], mut fds: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = deadline(self.timeout);
         while !bytes.is_empty() {
             match socket::send(&self.socket, bytes, fds) {
                 Ok(sent) => {
@@ -328,9 +349,7 @@ impl Client {
                     fds = &[];
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.wait(PollFlags::OUT, deadline)? {
-                        return Err(ClientError::TimedOut);
-                    }
+                    self.make_room(deadline)?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -338,8 +357,26 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until the server takes more, and reads what it says meanwhile, up to a line's limit.
+    fn make_room(&mut self, deadline: Option<Instant>) -> Result<(), ClientError> {
+        let reading = self.buffer.len() <= MAX_LINE;
+        let flags = if reading {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::OUT
+        };
+        if !self.wait(flags, deadline)? {
+            return Err(ClientError::TimedOut);
+        }
+        if reading {
+            // Nothing, perhaps; a server that has said its last will not answer this.
+            self.fill(Some(Instant::now()))?;
+        }
+        Ok(())
+    }
+
     /// One line as JSON; `None` when it did not come before `deadline`.
-    fn read_value(&mut self, deadline: Instant) -> Result<Option<Value>, ClientError> {
+    fn read_value(&mut self, deadline: Option<Instant>) -> Result<Option<Value>, ClientError> {
         let mut searched = self.taken;
         loop {
             let unread = self.buffer.get(searched..).unwrap_or_default();
@@ -355,9 +392,9 @@ impl Client {
                     searched = self.taken;
                     continue;
                 }
-                return serde_json::from_slice(line).map(Some).map_err(|_| {
-                    ClientError::Protocol(String::from_utf8_lossy(line).into_owned())
-                });
+                return serde_json::from_slice(line)
+                    .map(Some)
+                    .map_err(|_| not_qmp(line));
             }
             self.buffer.drain(..self.taken);
             self.taken = 0;
@@ -372,7 +409,7 @@ impl Client {
     }
 
     /// Reads more into the buffer; false when nothing came before `deadline`.
-    fn fill(&mut self, deadline: Instant) -> Result<bool, ClientError> {
+    fn fill(&mut self, deadline: Option<Instant>) -> Result<bool, ClientError> {
         let mut chunk = [0; 16 << 10];
         loop {
             match socket::receive(&self.socket, &mut chunk) {
@@ -397,15 +434,17 @@ impl Client {
     }
 
     /// Waits until the socket is ready; false when `deadline` came first.
-    fn wait(&self, flags: PollFlags, deadline: Instant) -> Result<bool, ClientError> {
+    fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> Result<bool, ClientError> {
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let limit = Timespec::try_from(left).unwrap_or(Timespec {
-                tv_sec: 1,
-                tv_nsec: 0,
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            let limit = left.map(|left| {
+                Timespec::try_from(left).unwrap_or(Timespec {
+                    tv_sec: 1,
+                    tv_nsec: 0,
+                })
             });
-            match rustix::event::poll(&mut [PollFd::new(&self.socket, flags)], Some(&limit)) {
-                Ok(0) if Instant::now() >= deadline => return Ok(false),
+            match rustix::event::poll(&mut [PollFd::new(&self.socket, flags)], limit.as_ref()) {
+                Ok(0) if deadline.is_some_and(|end| Instant::now() >= end) => return Ok(false),
                 Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => return Ok(true),
                 Err(errno) => return Err(io::Error::from(errno).into()),
@@ -417,5 +456,43 @@ impl Client {
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// When `timeout` is over; `None` for one that never is.
+fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+/// The beginning of something that is not QMP, fit for a terminal.
+fn not_qmp(text: &[u8]) -> ClientError {
+    let text = String::from_utf8_lossy(text.get(..4 * SHOWN).unwrap_or(text)).into_owned();
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    ClientError::Protocol(shown)
+}
+
+/// What to do about a connection that could not be made.
+fn remedy(path: &Path, errno: Errno) -> &'static str {
+    let is_socket = std::fs::metadata(path).map(|meta| meta.file_type().is_socket());
+    match (errno, is_socket) {
+        (_, Ok(false)) | (Errno::PROTOTYPE, _) => {
+            "it is not a control socket: name the path that --control was given"
+        }
+        (Errno::CONNREFUSED, _) => "nobody listens there any more: start the guest again",
+        (Errno::ACCESS | Errno::PERM, _) => {
+            "run this as the user who started the guest: the socket is that user's alone"
+        }
+        (Errno::AGAIN, _) => "too many clients wait there: its process may be stopped",
+        (Errno::NAMETOOLONG, _) => {
+            "a socket's path has at most 107 bytes: change the directory and use a relative one"
+        }
+        _ => "is the guest running?",
     }
 }

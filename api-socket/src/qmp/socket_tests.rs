@@ -267,11 +267,17 @@ fn only_a_listening_unix_stream_socket_is_inherited() {
 fn a_client_gives_up_on_what_is_not_qmp() {
     use std::io::Write;
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    theirs.write_all(b"SSH-2.0-hello\r\n").unwrap();
-    assert!(matches!(
-        Client::from_socket(ours.into(), SOON),
-        Err(ClientError::Protocol(_))
-    ));
+    theirs.write_all(b"SSH-2.0-\x1b[2J").unwrap();
+    theirs.write_all(&[b'x'; 10_000]).unwrap();
+    theirs.write_all(b"\r\n").unwrap();
+    match Client::from_socket(ours.into(), SOON) {
+        // Short, and nothing that a terminal obeys.
+        Err(ClientError::Protocol(text)) => {
+            assert!(text.starts_with("SSH-2.0-\\u{1b}[2Jxxx"), "{text}");
+            assert!(text.ends_with("xxx...") && text.len() < 100, "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     theirs.write_all(b"{\"hello\":1}\r\n").unwrap();
     assert!(matches!(
@@ -288,11 +294,63 @@ fn a_client_gives_up_on_what_is_not_qmp() {
     let short = Duration::from_millis(1);
     assert!(matches!(
         Client::from_socket(ours.into(), short),
-        Err(ClientError::TimedOut)
+        Err(ClientError::NoGreeting { limit }) if limit == short
     ));
-    let nobody = Path::new("/nonexistent/socket");
-    assert!(matches!(
-        Client::connect(nobody, SOON),
-        Err(ClientError::Connect { .. })
-    ));
+}
+
+#[test]
+fn a_client_says_what_may_be_wrong_with_a_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("file"), "").unwrap();
+    drop(UnixListener::bind(at("dead")).unwrap());
+    let _datagram = UnixDatagram::bind(at("datagram")).unwrap();
+    for (name, remedy) in [
+        ("absent", "is the guest running?"),
+        ("file", "not a control socket"),
+        ("", "not a control socket"),
+        ("dead", "start the guest again"),
+        ("datagram", "not a control socket"),
+        (&"x".repeat(200), "107 bytes"),
+    ] {
+        let error = Client::connect(&at(name), SOON).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, ClientError::Connect { .. }), "{text}");
+        assert!(text.contains(name) && text.contains(remedy), "{text}");
+    }
+}
+
+/// Each wants to be rid of its own before it takes the other's.
+#[test]
+fn a_server_that_answers_before_it_reads_on_is_heard() {
+    use std::io::{Read, Write};
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let server = std::thread::spawn(move || {
+        theirs
+            .write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n")
+            .unwrap();
+        let mut line = [0; 64];
+        let length = theirs.read(&mut line).unwrap();
+        assert!(line[..length].ends_with(b"\n"));
+        theirs
+            .write_all(b"{\"return\": {}, \"id\": \"thimble-0\"}\r\n")
+            .unwrap();
+        // More than a socket holds.
+        for _ in 0..40_000 {
+            theirs
+                .write_all(b"{\"return\": \"an answer\"}\r\n")
+                .unwrap();
+        }
+        let mut sent = Vec::new();
+        theirs.read_to_end(&mut sent).unwrap();
+        sent.len()
+    });
+    let mut client = Client::from_socket(ours.into(), SOON).unwrap();
+    client.send_raw(&[b' '; 1 << 20]).unwrap();
+    for _ in 0..40_000 {
+        let message = client.next_message(SOON).unwrap().unwrap();
+        assert_eq!(message, json!({"return": "an answer"}));
+    }
+    drop(client);
+    assert_eq!(server.join().unwrap(), 1 << 20);
 }
