@@ -16,6 +16,13 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, WaitOptions};
 
 use crate::cli::ExitStatus;
+use crate::made_file::{FileId, MadeFile};
+
+/// How often a pid file may vanish while it is taken over; once is rare.
+const TRIES: usize = 100;
+
+/// Bytes of the longest text that counts as a process number, padding included.
+const LONGEST_NUMBER: usize = 32;
 
 /// The child's end of the promise.
 #[derive(Debug)]
@@ -90,7 +97,8 @@ impl Readiness {
 /// A file with this process's number, locked while the process lives and removed at its end.
 #[derive(Debug)]
 pub struct PidFile {
-    path: PathBuf,
+    // Removed first, unlocked then.
+    _made: MadeFile,
     _locked: File,
 }
 
@@ -106,6 +114,16 @@ pub enum PidFileError {
         #[source]
         source: io::Error,
     },
+    /// What is there is something else.
+    #[error(
+        "{} holds something other than a process number and is left alone: remove it, or choose \
+         another path for the pid file",
+        path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process holds it.
     #[error("the pid file {} belongs to a process that still runs", path.display())]
     Held {
@@ -116,7 +134,7 @@ pub enum PidFileError {
 
 impl PidFile {
     /// Creates or takes over `path`. A left-over of a dead process is overwritten; that of a living
-    /// one is refused.
+    /// one is refused, and so is whatever was never a pid file.
     ///
     /// # Errors
     /// [`PidFileError`].
@@ -125,39 +143,54 @@ impl PidFile {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
+        let mut options = OpenOptions::new();
+        options
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o644)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK)
-            .open(path)
-            .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(PidFileError::Held {
+            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK);
+        for _ in 0..TRIES {
+            let file = options.open(path).map_err(failed)?;
+            if !was_pid_file(&file).map_err(failed)? {
+                return Err(PidFileError::Foreign {
                     path: path.to_owned(),
                 });
             }
-            Err(error) => return Err(failed(error.into())),
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => break,
+                Err(error) => return Err(failed(error.into())),
+            }
+            // Its last owner may have removed it between the open and the lock.
+            let opened = FileId::from(&file.metadata().map_err(failed)?);
+            let Ok(made) = MadeFile::note_if(path, opened) else {
+                continue;
+            };
+            let number = format!("{}\n", rustix::process::getpid().as_raw_nonzero());
+            file.set_len(0).map_err(failed)?;
+            file.write_all_at(number.as_bytes(), 0).map_err(failed)?;
+            return Ok(Self {
+                _made: made,
+                _locked: file,
+            });
         }
-        let number = format!("{}\n", rustix::process::getpid().as_raw_nonzero());
-        file.set_len(0).map_err(failed)?;
-        file.write_all_at(number.as_bytes(), 0).map_err(failed)?;
-        // A relative path means something else after the daemon's chdir.
-        let path = std::path::absolute(path).map_err(failed)?;
-        Ok(Self {
-            path,
-            _locked: file,
+        Err(PidFileError::Held {
+            path: path.to_owned(),
         })
     }
 }
 
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+/// Whether there is nothing to be lost: the file is new, empty, or says a number.
+fn was_pid_file(file: &File) -> io::Result<bool> {
+    let mut text = [0; LONGEST_NUMBER + 1];
+    if !file.metadata()?.is_file() {
+        return Ok(false);
     }
+    let length = file.read_at(&mut text, 0)?;
+    let text = text.get(..length).unwrap_or_default().trim_ascii();
+    Ok(length <= LONGEST_NUMBER && text.iter().all(u8::is_ascii_digit))
 }
 
 #[cfg(test)]
@@ -168,7 +201,7 @@ mod tests {
     fn a_pid_file_is_exclusive_holds_the_pid_and_goes_away() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
-        std::fs::write(&path, "99999999 left over by a longer text\n").unwrap();
+        std::fs::write(&path, "  99999999999999\n").unwrap();
         let held = PidFile::create(&path).unwrap();
         assert_eq!(
             std::fs::read_to_string(&path).unwrap(),
@@ -180,10 +213,31 @@ mod tests {
         ));
         drop(held);
         assert!(!path.exists());
+        let held = PidFile::create(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "1\n").unwrap();
+        drop(held);
+        assert_eq!(std::fs::read(&path).unwrap(), b"1\n", "another's");
         let missing = dir.path().join("no/such/dir");
         assert!(matches!(
             PidFile::create(&missing),
             Err(PidFileError::Write { .. })
         ));
+    }
+    #[test]
+    fn what_is_no_pid_file_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes");
+        for content in ["12 notes", "1\n2\n", &"7".repeat(1000)] {
+            std::fs::write(&path, content).unwrap();
+            let error = PidFile::create(&path).unwrap_err();
+            assert!(matches!(error, PidFileError::Foreign { .. }), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+        }
+        let error = PidFile::create(Path::new("/dev/null")).unwrap_err();
+        assert!(matches!(error, PidFileError::Foreign { .. }), "{error}");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("new", &link).unwrap();
+        PidFile::create(&link).unwrap_err();
     }
 }

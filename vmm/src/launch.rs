@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use api_socket::config::{Checked, CheckedControl, CheckedDisk};
+use api_socket::config::{Checked, CheckedControl, CheckedDisk, CheckedSerial};
 use api_socket::qmp::socket::{ListenError, Listener};
 use devices::disk::SECTOR_SIZE;
 use devices::disk::lock::{self, Access, LockError};
@@ -17,6 +17,7 @@ use firmware::open::{BootFile, OpenError as BootOpenError, open as open_boot_fil
 
 use crate::attach::blk::cache_mode;
 use crate::boot_source::{BootSource, KernelSource};
+use crate::made_file::{FileId, MadeFile};
 
 /// What a qcow or qcow2 image begins with (QEMU's docs/interop/qcow2).
 const QCOW_MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -72,6 +73,26 @@ pub enum LaunchError {
     InheritedControl {
         /// Its number.
         fd: RawFd,
+    },
+    /// A file to be written to is one that is to be read.
+    #[error(
+        "{key}: {} is the same file as {}, and would be overwritten; give it a path of its own",
+        output.display(),
+        input.display()
+    )]
+    Overwrites {
+        /// The configuration's key.
+        key: &'static str,
+        /// The path to write to.
+        output: PathBuf,
+        /// The path of a kernel, initrd or disk.
+        input: PathBuf,
+    },
+    /// The log file is a disk.
+    #[error("log.file: {} is the image of a disk in use; choose another path", path.display())]
+    LogToDisk {
+        /// Its path.
+        path: PathBuf,
     },
     /// The log file.
     #[error("cannot open the log file {}", path.display())]
@@ -175,25 +196,15 @@ pub struct ControlSockets {
     pub files: SocketFiles,
 }
 
-/// Paths of sockets that this process made; removed when it is dropped.
+/// Sockets that this process made; removed when it is dropped.
 #[derive(Debug, Default)]
-pub struct SocketFiles(Vec<PathBuf>);
-
-impl Drop for SocketFiles {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // Gone already, or the directory is: nothing is left to do either way.
-            drop(std::fs::remove_file(path));
-        }
-    }
-}
+pub struct SocketFiles(Vec<MadeFile>);
 
 impl SocketFiles {
-    /// Has `path`, a socket this process made, removed.
+    /// Has the socket at `path`, which this process has just made, removed.
     pub fn add(&mut self, path: &Path) {
-        // A relative path means something else after the daemon's chdir.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        self.0.push(path);
+        // Where even a look at it fails it is gone, or was never ours.
+        self.0.extend(MadeFile::note(path).ok());
     }
 }
 
@@ -248,23 +259,67 @@ fn take_inherited(fd: RawFd) -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Refuses to write over what the guest is made of. By their paths the files differ, or the
+/// configuration would have been refused; links may lead from one to the other. To be called before
+/// any of them is written to.
+///
+/// # Errors
+/// [`LaunchError::Overwrites`].
+pub fn spare_inputs(config: &Checked) -> Result<(), LaunchError> {
+    let id = |path: &Path| path.metadata().ok().map(|metadata| FileId::from(&metadata));
+    let serial = match &config.serial {
+        CheckedSerial::File(path) => Some(path),
+        _ => None,
+    };
+    let outputs = [
+        ("serial.path", serial),
+        ("log.file", config.log.file.as_ref()),
+        ("pidfile", config.pidfile.as_ref()),
+    ];
+    let kernel = config.kernel.as_ref();
+    let inputs = kernel
+        .map(|kernel| kernel.path.as_path())
+        .into_iter()
+        .chain(kernel.and_then(|kernel| kernel.initrd.as_deref()))
+        .chain(config.disks.iter().map(|disk| disk.path.as_path()));
+    for (key, output) in outputs {
+        let Some(output) = output else { continue };
+        // What is not there yet is none of them.
+        let Some(output_id) = id(output) else {
+            continue;
+        };
+        if let Some(input) = inputs.clone().find(|input| id(input) == Some(output_id)) {
+            return Err(LaunchError::Overwrites {
+                key,
+                output: output.clone(),
+                input: input.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Opens the log file for appending.
 ///
 /// # Errors
-/// [`LaunchError::Log`].
+/// [`LaunchError::Log`], [`LaunchError::LogToDisk`].
 pub fn log_file(config: &Checked) -> Result<Option<File>, LaunchError> {
     let Some(path) = &config.log.file else {
         return Ok(None);
     };
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o600)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(path)
-        .map(Some)
         .map_err(|source| LaunchError::Log {
             path: path.clone(),
             source,
-        })
+        })?;
+    // Where the host knows no such locks, nobody could have taken any.
+    if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
+        return Err(LaunchError::LogToDisk { path: path.clone() });
+    }
+    Ok(Some(file))
 }

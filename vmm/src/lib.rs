@@ -27,6 +27,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod logging;
 pub mod machine;
+pub mod made_file;
 pub mod main_loop;
 pub mod memory;
 pub mod poller;

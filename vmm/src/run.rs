@@ -66,6 +66,7 @@ fn machine(
     inherited: Vec<Listener>,
     readiness: Option<Readiness>,
 ) -> Result<ExitStatus, Failure> {
+    launch::spare_inputs(&config)?;
     logging::install(level(config.log.level), launch::log_file(&config)?);
     one_heap();
     // Before the first thread, so that every thread has them blocked.
