@@ -192,11 +192,11 @@ impl Chardev {
                     filename: "null".to_owned(),
                     output: None,
                 };
-                (port, Outbound::new(None, Policy::Wait))
+                (port, Outbound::new(label, None, Policy::Wait))
             }
             Backend::File { file, path } => {
                 let file = Arc::new(file);
-                let outbound = Outbound::new(Some(Arc::clone(&file)), Policy::Lose);
+                let outbound = Outbound::new(label, Some(Arc::clone(&file)), Policy::Lose);
                 (
                     Port::Mute {
                         filename: format!("file:{path}"),
@@ -208,7 +208,7 @@ impl Chardev {
             Backend::Stdio { input, output } => {
                 escape = input.is_terminal().then(EscapeFilter::new);
                 let output = Arc::new(output);
-                let outbound = Outbound::new(Some(Arc::clone(&output)), Policy::Wait);
+                let outbound = Outbound::new(label, Some(Arc::clone(&output)), Policy::Wait);
                 (
                     Port::Stdio {
                         input: Some(input),
@@ -228,7 +228,7 @@ impl Chardev {
                     path,
                     peer: None,
                 };
-                (port, Outbound::new(None, Policy::Clients))
+                (port, Outbound::new(label, None, Policy::Clients))
             }
             Backend::Socket { listener, path } => {
                 let port = Port::Socket {
@@ -236,7 +236,7 @@ impl Chardev {
                     path,
                     peer: None,
                 };
-                (port, Outbound::new(None, Policy::Clients))
+                (port, Outbound::new(label, None, Policy::Clients))
             }
         };
         let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;

@@ -1,8 +1,10 @@
 //! Opening the host side of a character device: everything that resolves a path or changes a
 //! file's mode. Called by the launcher, before the sandbox and before the guest.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -14,6 +16,7 @@ use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 
 use super::host_fd::{Direction, HostFd};
 use super::{Backend, PtySlave};
+use crate::disk::lock::{self, LockError};
 
 /// Mode of what is created: the console of a guest is its owner's.
 const PRIVATE: Mode = Mode::from_raw_mode(0o600);
@@ -28,7 +31,9 @@ pub enum Spec {
     Null,
     /// This process's stdin and stdout.
     Stdio,
-    /// A file for output, created with mode 0600 or emptied, as QEMU's `file:` does.
+    /// A file for output, created with mode 0600 or emptied, as QEMU's `file:` does; also a
+    /// terminal or another character device, or a FIFO that somebody reads. Links are followed. A
+    /// disk is left alone: a block device, or an image that a guest uses.
     File(PathBuf),
     /// A new pseudo-terminal. [`Chardev::info`](super::Chardev::info) tells its path.
     Pty,
@@ -49,6 +54,23 @@ pub enum OpenError {
         path: PathBuf,
         /// The host's answer.
         source: io::Error,
+    },
+    /// ENXIO: a FIFO without a reader, a socket, a device that is not there.
+    #[error(
+        "nobody is at the other end of {}: start the reader of that FIFO first, or choose a file",
+        path.display()
+    )]
+    NoReader {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// A block device, or a locked image.
+    #[error("{} is {what}, and would be overwritten: choose another path", path.display())]
+    Disk {
+        /// Its path.
+        path: PathBuf,
+        /// Which of the two.
+        what: &'static str,
     },
     /// The pseudo-terminal.
     #[error("cannot create a pseudo-terminal; is /dev/pts mounted?")]
@@ -89,10 +111,7 @@ pub fn open(spec: &Spec) -> Result<Backend, OpenError> {
     match spec {
         Spec::Null => Ok(Backend::Null),
         Spec::Stdio => stdio().map_err(OpenError::Stdio),
-        Spec::File(path) => file(path).map_err(|source| OpenError::File {
-            path: path.clone(),
-            source,
-        }),
+        Spec::File(path) => file(path),
         Spec::Pty => pty().map_err(OpenError::Pty),
         Spec::Socket(path) => socket(path),
     }
@@ -105,19 +124,45 @@ fn stdio() -> io::Result<Backend> {
     })
 }
 
-fn file(path: &Path) -> io::Result<Backend> {
+fn file(path: &Path) -> Result<Backend, OpenError> {
+    let fail = |source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    };
+    let disk = |what| OpenError::Disk {
+        path: path.to_owned(),
+        what,
+    };
     // Appending, so that a log emptied by another process does not become sparse. Non-blocking, so
-    // that a FIFO without a reader is an error and not a hang.
+    // that a FIFO without a reader is an error and not a hang. Not yet emptied: first a look.
     let flags = OFlags::WRONLY
         | OFlags::CREATE
-        | OFlags::TRUNC
         | OFlags::APPEND
         | OFlags::NONBLOCK
         | OFlags::NOCTTY
         | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, PRIVATE)?;
+    let file = match rustix::fs::open(path, flags, PRIVATE) {
+        Ok(file) => File::from(file),
+        Err(Errno::NXIO) => {
+            return Err(OpenError::NoReader {
+                path: path.to_owned(),
+            });
+        }
+        Err(errno) => return Err(fail(errno.into())),
+    };
+    let kind = file.metadata().map_err(fail)?.file_type();
+    if kind.is_block_device() {
+        return Err(disk("a block device"));
+    }
+    if kind.is_file() {
+        // Where the host knows no such locks, nobody could have taken any.
+        if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
+            return Err(disk("the image of a disk in use"));
+        }
+        file.set_len(0).map_err(fail)?;
+    }
     Ok(Backend::File {
-        file: HostFd::own(file)?,
+        file: HostFd::own(file.into()).map_err(fail)?,
         path: path.display().to_string(),
     })
 }
@@ -252,6 +297,29 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn links_are_followed_devices_taken_and_disks_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (image, link) = (dir.path().join("image"), dir.path().join("link"));
+        std::os::unix::fs::symlink("image", &link).unwrap();
+        fs::write(&image, "precious").unwrap();
+        let guest = File::options().read(true).write(true).open(&image).unwrap();
+        lock::lock(&guest, lock::Access::Write).unwrap();
+        for path in [&image, &link] {
+            let error = open(&Spec::File(path.clone())).unwrap_err();
+            assert!(error.to_string().contains("disk in use"), "{error}");
+        }
+        assert_eq!(fs::read(&image).unwrap(), b"precious");
+        lock::unlock(&guest);
+        open(&Spec::File(link)).unwrap();
+        assert_eq!(fs::read(&image).unwrap(), b"");
+        open(&Spec::File("/dev/null".into())).unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, PRIVATE, 0).unwrap();
+        let _reader = File::options().read(true).write(true).open(&fifo).unwrap();
+        open(&Spec::File(fifo)).unwrap();
     }
 
     #[test]

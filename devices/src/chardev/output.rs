@@ -42,6 +42,8 @@ pub(super) enum Policy {
 /// Where output goes and what waits for it.
 #[derive(Debug)]
 pub(super) struct Outbound {
+    /// The device's name, for messages.
+    label: String,
     ring: ReplayRing,
     /// `None`: nobody listens, and output only goes to the ring.
     sink: Option<Arc<HostFd>>,
@@ -57,8 +59,9 @@ pub(super) struct Outbound {
 
 impl Outbound {
     /// Output to `sink`, or to nobody yet.
-    pub(super) fn new(sink: Option<Arc<HostFd>>, policy: Policy) -> Self {
+    pub(super) fn new(label: &str, sink: Option<Arc<HostFd>>, policy: Policy) -> Self {
         Self {
+            label: label.to_owned(),
             ring: ReplayRing::new(RING_LEN, policy == Policy::Clients),
             sink,
             waiting: false,
@@ -133,7 +136,10 @@ impl Outbound {
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let expired = self.deadline().is_some_and(|deadline| now >= deadline);
         if expired {
-            limited_warn!("chardev: the client does not read; output is dropped until it does");
+            limited_warn!(
+                "{}: the client does not read; output is dropped until it does",
+                self.label
+            );
             self.stalled = true;
         }
         expired
@@ -141,10 +147,10 @@ impl Outbound {
 
     fn failed(&mut self, errno: Errno) {
         if self.policy == Policy::Lose {
-            limited_warn!("chardev: output lost: {errno}");
+            limited_warn!("{}: output lost: {errno}", self.label);
             self.dropped = self.dropped.saturating_add(self.ring.unsent().len() as u64);
         } else {
-            log::debug!("chardev: nobody reads the output any more: {errno}");
+            log::debug!("{}: nobody reads the output any more: {errno}", self.label);
             self.sink = None;
         }
         self.ring.discard();

@@ -150,7 +150,7 @@ impl Chardev {
             Ok(client) => Arc::new(client),
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    limited_warn!("chardev {}: cannot take a client: {error}", self.label);
+                    limited_warn!("{}: cannot take a client: {error}", self.label);
                 }
                 return false;
             }

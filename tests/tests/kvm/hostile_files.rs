@@ -13,7 +13,7 @@ use crate::hostile::refused;
 
 /// Makes a FIFO that nobody writes to.
 #[track_caller]
-fn fifo(path: &Path) {
+pub(crate) fn fifo(path: &Path) {
     let kind = rustix::fs::FileType::Fifo;
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();

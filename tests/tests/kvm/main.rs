@@ -29,6 +29,7 @@ mod hostile_files;
 mod hostile_guest;
 mod kick;
 mod lifecycle;
+mod outputs;
 mod panics;
 mod resets;
 mod run_state;
