@@ -204,7 +204,20 @@ fn the_human_monitor_has_its_topics() {
         json!({"command-line": "info registers", "cpu-index": 2}),
     );
     assert!(text.as_str().unwrap().contains('2'), "{text}");
-    for line in ["info nonsense", "nonsense", "info a b", ""] {
+    for (which, cpus) in [("-a", ["CPU#0", "CPU#1"]), ("1", ["CPU#1", "RIP="])] {
+        let text = monitor(&mut client, &format!("info registers {which}"));
+        assert!(cpus.iter().all(|cpu| text.contains(cpu)), "{text}");
+        assert_eq!(text.contains("CPU#0"), which == "-a", "{text}");
+    }
+    for line in [
+        "info nonsense",
+        "nonsense",
+        "info a b",
+        "info status -a",
+        "info registers -b",
+        "info registers 2",
+        "",
+    ] {
         assert!(!monitor(&mut client, line).contains("RIP"), "{line}");
     }
 }

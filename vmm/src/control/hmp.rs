@@ -45,7 +45,11 @@ const TOPICS: [Topic; 12] = [
         name_text(main)
     }),
     ("qtree", "show device tree", |main, _| qtree_text(main)),
-    ("registers", "show the cpu registers", registers_text),
+    (
+        "registers",
+        "show the cpu registers (-a: of all cpus; a number: of that one)",
+        |main, cpu_index| registers_text(main, Some(cpu_index.unwrap_or(0))),
+    ),
     ("status", "show the current VM status", |main, _| {
         status_text(main)
     }),
@@ -93,6 +97,7 @@ pub(super) fn run(main: &mut MainLoop, arguments: &HumanMonitorCommandArguments)
     match (command, words.next(), words.next()) {
         ("help" | "?", None, _) => help(),
         ("help" | "?", Some("info"), _) | ("info", None, _) => info_help(),
+        ("info", Some("registers"), Some(which)) => registers_of(main, which),
         ("info", Some(topic), None) => match TOPICS.iter().find(|(name, ..)| *name == topic) {
             Some((_, _, text)) => text(main, arguments.cpu_index),
             None => format!("unknown command: 'info {topic}'\r\n"),
@@ -288,17 +293,31 @@ fn qtree_text(main: &MainLoop) -> String {
     text
 }
 
-/// Registers of one vCPU; a running guest is held for a moment.
-fn registers_text(main: &mut MainLoop, cpu_index: Option<i64>) -> String {
-    let wanted = cpu_index.unwrap_or(0);
-    main.while_held(|machine| {
-        let vcpu = machine
-            .vcpus()
-            .find(|vcpu| i64::from(vcpu.index()) == wanted);
-        match vcpu.map(|vcpu| dump_registers::text(vcpu)) {
-            Some(Ok(text)) => text,
-            Some(Err(error)) => format!("{}\r\n", crate::chain::text(&error)),
-            None => format!("CPU#{wanted} does not exist\r\n"),
+/// What follows `info registers`.
+fn registers_of(main: &mut MainLoop, which: &str) -> String {
+    match (which, which.parse()) {
+        ("-a", _) => registers_text(main, None),
+        (_, Ok(index)) => registers_text(main, Some(index)),
+        (_, Err(_)) => {
+            format!("info registers: '{which}' is neither -a nor the number of a CPU\r\n")
         }
-    })
+    }
+}
+
+/// Registers of one vCPU or of all; a running guest is held for a moment.
+fn registers_text(main: &mut MainLoop, wanted: Option<i64>) -> String {
+    let text = main.while_held(|machine| {
+        machine
+            .vcpus()
+            .filter(|vcpu| wanted.is_none_or(|wanted| i64::from(vcpu.index()) == wanted))
+            .map(|vcpu| {
+                dump_registers::text(vcpu)
+                    .unwrap_or_else(|error| format!("{}\r\n", crate::chain::text(&error)))
+            })
+            .collect::<String>()
+    });
+    match wanted {
+        Some(index) if text.is_empty() => format!("CPU#{index} does not exist\r\n"),
+        _ => text,
+    }
 }
