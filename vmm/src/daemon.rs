@@ -6,11 +6,13 @@
 //! ends with the child's own exit status.
 #![expect(unsafe_code, reason = "fork has no safe wrapper")]
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, WaitOptions};
@@ -23,6 +25,9 @@ const TRIES: usize = 100;
 
 /// Bytes of the longest text that counts as a process number, padding included.
 const LONGEST_NUMBER: usize = 32;
+
+/// Where the process was when it still was where it had been started.
+static STARTED_IN: OnceLock<PathBuf> = OnceLock::new();
 
 /// The child's end of the promise.
 #[derive(Debug)]
@@ -89,8 +94,22 @@ impl Readiness {
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
+        // Kept as a name: a descriptor would keep the file system from being unmounted, too.
+        if let Ok(directory) = std::env::current_dir() {
+            STARTED_IN.get_or_init(|| directory);
+        }
         rustix::process::chdir("/")?;
         self.pipe.write_all(&[1])
+    }
+}
+
+/// What a relative `path` meant where thimble was started: there, and not in `/`, is what a client
+/// names.
+#[must_use]
+pub fn as_started(path: &Path) -> Cow<'_, Path> {
+    match STARTED_IN.get() {
+        Some(directory) => Cow::Owned(directory.join(path)),
+        None => Cow::Borrowed(path),
     }
 }
 

@@ -10,7 +10,7 @@ use harness::guest::{Guest, LIMIT, Launch, status};
 use harness::wait::{self, Deadline};
 use harness::{guests, skip};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A guest in the background; the command that started it has returned.
 #[track_caller]
@@ -83,6 +83,45 @@ fn the_process_lets_go_of_terminal_session_and_directory() {
     let own = pid.to_string();
     assert_eq!(fields[2..5], [own.as_str(), own.as_str(), "0"], "{stat}");
     end(&starter, pid);
+}
+
+#[test]
+fn a_relative_path_is_where_it_was_when_the_guest_was_started() {
+    if skip::without_kvm() {
+        return;
+    }
+    let (starter, pid) = background(Launch::new());
+    let mut client = Client::connect(&starter.path("control.sock"), LIMIT).unwrap();
+    let save = json!({"val": 0, "size": 4096, "filename": "saved"});
+    client.execute("pmemsave", save);
+    assert_eq!(fs::metadata(starter.path("saved")).unwrap().len(), 4096);
+    let dump = json!({"paging": false, "protocol": "file:core"});
+    client.execute("dump-guest-memory", dump);
+    assert!(starter.path("core").exists());
+    end(&starter, pid);
+}
+
+#[test]
+fn what_another_process_has_put_in_its_place_is_left_there() {
+    if skip::without_kvm() {
+        return;
+    }
+    let launch = Launch::new().args(["--serial", "socket=serial.sock"]);
+    let (starter, pid) = background(launch);
+    let mut client = Client::connect(&starter.path("control.sock"), LIMIT).unwrap();
+    let names = ["pid", "control.sock", "serial.sock"].map(|name| starter.path(name));
+    for name in &names {
+        fs::remove_file(name).unwrap();
+        fs::write(name, "another's").unwrap();
+    }
+    let handle = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let handle = pidfd_open(handle, PidfdFlags::empty()).unwrap();
+    client.execute("quit", Value::Null);
+    let ended = wait::readable([handle.as_fd()], Deadline::after(LIMIT));
+    assert!(matches!(ended, Ok([true])), "{ended:?}");
+    for name in &names {
+        assert_eq!(fs::read(name).unwrap(), b"another's", "{name:?}");
+    }
 }
 
 #[test]

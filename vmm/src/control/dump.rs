@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use api_socket::qmp::error::QmpError;
 use api_socket::qmp::event::Event;
@@ -18,6 +18,7 @@ use firmware::layout::AddressRange;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::arch::x86_64::entry;
+use crate::daemon::as_started;
 use crate::dump::{DumpPlan, Filter, VcpuRegisters};
 use crate::dump_job::{About, Finished, Waiting, Work, remove_incomplete};
 use crate::kvm::{KvmError, VcpuHandle, failed};
@@ -203,12 +204,13 @@ pub(super) fn open_output(
         .write(true)
         .mode(0o600)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC);
-    match options.clone().create_new(true).open(path) {
-        Ok(file) => return Ok((file, Some(PathBuf::from(path)))),
+    let place = as_started(Path::new(path));
+    match options.clone().create_new(true).open(&place) {
+        Ok(file) => return Ok((file, Some(place.into_owned()))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(&error)),
     }
-    let file = options.open(path).map_err(|error| failed(&error))?;
+    let file = options.open(&place).map_err(|error| failed(&error))?;
     // Where the host knows no such locks, nobody could have taken any.
     if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
         return Err(failed(&"it is the image of a disk in use"));
