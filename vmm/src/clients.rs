@@ -90,7 +90,8 @@ impl Clients {
             Ok(Some(connection)) => self.greet(connection, poller),
             Ok(None) => {}
             Err(error) => {
-                limited_warn!("cannot accept a control connection: {error}");
+                let why = crate::chain::text(&error);
+                limited_warn!("cannot accept a control connection: {why}");
                 self.pause_listening(Instant::now(), poller);
             }
         }

@@ -270,10 +270,13 @@ fn something_else_where_kvm_should_be() {
         skip::note("no /dev/kvm to put something else over");
         return;
     }
-    let Some(launch) = in_namespace("mount --bind /dev/null /dev/kvm") else {
-        return;
-    };
-    refused(launch, status::FAILED, &["/dev/kvm"]);
+    for other in ["/dev/null", "/etc/hostname"] {
+        let Some(launch) = in_namespace(&format!("mount --bind {other} /dev/kvm")) else {
+            return;
+        };
+        let mentions = ["/dev/kvm is not the kernel's KVM device", "kvm_intel"];
+        refused(launch, status::FAILED, &mentions);
+    }
 }
 
 #[test]
@@ -295,6 +298,6 @@ fn too_few_descriptors() {
     for limit in [10, 20, 30] {
         let line = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
         let launch = Launch::under(&["sh", "-c", &line]).args(["--cpus", "32", "--rng"]);
-        refused(launch, status::FAILED, &["open files"]);
+        refused(launch, status::FAILED, &["open files", "ulimit -n"]);
     }
 }

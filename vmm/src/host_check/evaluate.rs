@@ -113,10 +113,11 @@ fn kvm_itself(kvm: &KvmFacts, checks: &mut Vec<Check>) {
         Group::Kvm,
         format!("for KVM API version {API_VERSION}"),
         if good { Verdict::Pass } else { Verdict::Fail },
-        if good {
-            String::new()
-        } else {
-            format!("the kernel says {}", kvm.api_version)
+        match kvm.api_version {
+            API_VERSION => String::new(),
+            // The ioctl is refused by whatever else is there.
+            i32::MIN..0 => "/dev/kvm is another file: remove it and load KVM's module".to_owned(),
+            other => format!("the kernel says {other}"),
         },
     ));
     for capability in CAPABILITIES {

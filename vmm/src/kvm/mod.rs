@@ -45,6 +45,12 @@ pub enum KvmError {
     /// `/dev/kvm` could not be opened.
     #[error("cannot open /dev/kvm")]
     Open(#[source] io::Error),
+    /// A file or another device.
+    #[error(
+        "/dev/kvm is not the kernel's KVM device: remove what is there, and load the kvm_intel or \
+         kvm_amd module, which makes it anew"
+    )]
+    NotKvm,
     /// Not the API this VMM speaks.
     #[error("/dev/kvm speaks API version {0}, not {KVM_API_VERSION}")]
     ApiVersion(i32),
@@ -92,6 +98,10 @@ pub fn open() -> Result<Kvm, KvmError> {
         _ => KvmError::Open(error.into()),
     })?;
     let version = kvm.get_api_version();
+    // Only a failed ioctl is negative: ENOTTY, as of any other file.
+    if version < 0 {
+        return Err(KvmError::NotKvm);
+    }
     if version != KVM_API_VERSION {
         return Err(KvmError::ApiVersion(version));
     }
