@@ -19,6 +19,9 @@ use crate::chain;
 /// The longest line of stdin that is looked at.
 const MAX_INPUT_LINE: usize = 1 << 20;
 
+/// How many characters of a line are shown that is wrong.
+const SHOWN: usize = 80;
+
 /// How `thimble qmp` ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -132,15 +135,7 @@ fn report(errors: &mut dyn Write, socket: &Path, error: &ClientError) -> io::Res
         ClientError::Command(_) | ClientError::Connect { .. } => text,
         _ => format!("{}: {text}", socket.display()),
     };
-    let mut plain = String::new();
-    for c in text.chars() {
-        if c.is_control() {
-            plain.extend(c.escape_debug());
-        } else {
-            plain.push(c);
-        }
-    }
-    writeln!(errors, "thimble qmp: {plain}")
+    writeln!(errors, "thimble qmp: {}", plain(&text))
 }
 
 /// Which side ended a conversation.
@@ -194,7 +189,15 @@ impl Conversation {
             let typed = waits.get(1).is_some_and(|wait| !wait.revents().is_empty());
             if typed {
                 let mut chunk = [0; 4096];
-                let length = input.read(&mut chunk)?;
+                let length = match input.read(&mut chunk) {
+                    Ok(length) => length,
+                    Err(error) if is_temporary(&error) => continue,
+                    Err(error) => {
+                        writeln!(errors, "thimble qmp: cannot read standard input: {error}")?;
+                        self.outcome = Outcome::Failed;
+                        0
+                    }
+                };
                 text.extend_from_slice(chunk.get(..length).unwrap_or_default());
                 open = length > 0;
                 self.send_lines(&mut text, !open, errors)?;
@@ -269,6 +272,35 @@ impl Conversation {
     }
 }
 
+/// Whether a read may go well the next time: the starter has made our standard input non-blocking.
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+/// The beginning of a line, for a message.
+fn shown(line: &str) -> String {
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => plain(line.get(..end).unwrap_or(line)) + "...",
+        None => plain(line),
+    }
+}
+
+/// `text` without anything that a terminal would obey.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        if c.is_control() {
+            plain.extend(c.escape_debug());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 /// The QMP command a line means; `None` for an empty line or a comment.
 fn command_of(line: &str) -> Result<Option<Value>, String> {
     let line = line.trim();
@@ -276,7 +308,8 @@ fn command_of(line: &str) -> Result<Option<Value>, String> {
         return Ok(None);
     }
     let read = |text: &str| {
-        serde_json::from_str::<Value>(text).map_err(|error| format!("not JSON: {text}: {error}"))
+        serde_json::from_str::<Value>(text)
+            .map_err(|error| format!("not JSON: {}: {error}", shown(text)))
     };
     if line.starts_with('{') {
         return read(line).map(Some);
@@ -289,12 +322,15 @@ fn command_of(line: &str) -> Result<Option<Value>, String> {
         let mut members = Map::new();
         for word in rest.split_whitespace() {
             let Some((key, value)) = word.split_once('=') else {
-                return Err(format!("{word}: expected name=value, or one JSON object"));
+                return Err(format!(
+                    "{}: expected name=value, or one JSON object",
+                    shown(word)
+                ));
             };
             // What reads as JSON is that; anything else is a string.
             let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
             if members.insert(key.to_owned(), value).is_some() {
-                return Err(format!("{key} is given twice"));
+                return Err(format!("{} is given twice", shown(key)));
             }
         }
         Value::Object(members)
@@ -420,6 +456,24 @@ mod tests {
         for line in ["stop now", "{\"execute\":", "a {x}", "a b=1 b=2"] {
             assert!(command_of(line).is_err(), "{line}");
         }
+        let long = format!("{{\"\u{1b}[2J\": {}", "x".repeat(1000));
+        let reason = command_of(&long).unwrap_err();
+        assert!(reason.contains("{\"\\u{1b}[2J\": xxx"), "{reason}");
+        assert!(reason.len() < 200, "{reason}");
+    }
+
+    #[test]
+    fn an_input_that_cannot_be_read_ends_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("control");
+        let server = serve_one(&socket);
+        let input = std::fs::File::open(directory.path()).unwrap();
+        let (mut out, mut errors) = (Vec::new(), Vec::new());
+        let outcome = run_lines(&socket, input.as_fd(), &mut out, &mut errors).unwrap();
+        assert_eq!(outcome, Outcome::Failed);
+        let said = String::from_utf8(errors).unwrap();
+        assert!(said.contains("standard input: Is a directory"), "{said}");
+        server.join().unwrap().unwrap();
     }
 
     #[test]
