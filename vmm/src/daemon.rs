@@ -72,10 +72,19 @@ fn await_child(reader: OwnedFd, child: i32) -> io::Result<ExitStatus> {
     if File::from(reader).read(&mut byte)? == 1 {
         return Ok(ExitStatus::Clean);
     }
-    // The child has gone without a word on the pipe; it has said why on standard error.
-    let status = rustix::process::waitpid(Pid::from_raw(child), WaitOptions::empty())?
-        .and_then(|(_, status)| status.exit_status());
+    // The child has gone without a word on the pipe; unless it was killed, it has said why on
+    // standard error.
+    let Some((_, status)) = rustix::process::waitpid(Pid::from_raw(child), WaitOptions::empty())?
+    else {
+        return Ok(ExitStatus::Failed);
+    };
+    if let Some(signal) = status.terminating_signal() {
+        return Err(io::Error::other(format!(
+            "the process in the background was ended by signal {signal}"
+        )));
+    }
     Ok(status
+        .exit_status()
         .and_then(ExitStatus::from_code)
         .unwrap_or(ExitStatus::Failed))
 }
@@ -243,6 +252,29 @@ mod tests {
             Err(PidFileError::Write { .. })
         ));
     }
+    #[test]
+    fn a_child_that_is_killed_is_told_of() {
+        for (script, expected) in [
+            ("exit 3", Ok(ExitStatus::GuestCrashed)),
+            ("exit 77", Ok(ExitStatus::Failed)),
+            ("kill -KILL $$", Err("signal 9")),
+        ] {
+            let (reader, _) = rustix::pipe::pipe().unwrap();
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", script])
+                .spawn()
+                .unwrap();
+            let told = await_child(reader, i32::try_from(child.id()).unwrap());
+            // There is nothing left to wait for.
+            child.wait().unwrap_err();
+            match (told, expected) {
+                (Ok(status), Ok(expected)) => assert_eq!(status, expected),
+                (Err(error), Err(mention)) => assert!(error.to_string().contains(mention)),
+                (told, _) => panic!("{script}: {told:?}"),
+            }
+        }
+    }
+
     #[test]
     fn what_is_no_pid_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
