@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use api_socket::config::{Checked, CheckedControl, CheckedDisk, CheckedSerial};
@@ -89,8 +89,20 @@ pub enum LaunchError {
         input: PathBuf,
     },
     /// The log file is a disk.
-    #[error("log.file: {} is the image of a disk in use; choose another path", path.display())]
+    #[error("log.file: {} is {what}; choose another path", path.display())]
     LogToDisk {
+        /// Its path.
+        path: PathBuf,
+        /// A block device, or an image in use.
+        what: &'static str,
+    },
+    /// ENXIO: the log file is a FIFO without a reader, or a socket.
+    #[error(
+        "nobody is at the other end of the log file {}: start the reader of that FIFO first, or \
+         choose a file",
+        path.display()
+    )]
+    LogToNobody {
         /// Its path.
         path: PathBuf,
     },
@@ -302,10 +314,22 @@ pub fn spare_inputs(config: &Checked) -> Result<(), LaunchError> {
 /// Opens the log file for appending.
 ///
 /// # Errors
-/// [`LaunchError::Log`], [`LaunchError::LogToDisk`].
+/// [`LaunchError::Log`], [`LaunchError::LogToDisk`], [`LaunchError::LogToNobody`].
 pub fn log_file(config: &Checked) -> Result<Option<File>, LaunchError> {
     let Some(path) = &config.log.file else {
         return Ok(None);
+    };
+    let failed = |source: io::Error| {
+        let path = path.clone();
+        if source.raw_os_error() == Some(libc::ENXIO) {
+            LaunchError::LogToNobody { path }
+        } else {
+            LaunchError::Log { path, source }
+        }
+    };
+    let disk = |what| LaunchError::LogToDisk {
+        path: path.clone(),
+        what,
     };
     let file = OpenOptions::new()
         .append(true)
@@ -313,13 +337,18 @@ pub fn log_file(config: &Checked) -> Result<Option<File>, LaunchError> {
         .mode(0o600)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(path)
-        .map_err(|source| LaunchError::Log {
-            path: path.clone(),
-            source,
-        })?;
+        .map_err(failed)?;
+    if file
+        .metadata()
+        .map_err(failed)?
+        .file_type()
+        .is_block_device()
+    {
+        return Err(disk("a block device"));
+    }
     // Where the host knows no such locks, nobody could have taken any.
     if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
-        return Err(LaunchError::LogToDisk { path: path.clone() });
+        return Err(disk("the image of a disk in use"));
     }
     Ok(Some(file))
 }

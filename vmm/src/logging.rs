@@ -1,4 +1,5 @@
-//! Where log lines go: standard error or a file, opened before the sandbox closes.
+//! Where log lines go: standard error or a file, opened before the sandbox closes. Lines that the
+//! file does not take go to standard error.
 //!
 //! Levels: *error*, the machine or a request failed; *warn*, something the user should know but
 //! that was dealt with; *info*, milestones of the machine's life; *debug* and *trace*, for
@@ -47,14 +48,18 @@ impl Log for Logger {
             now.tv_nsec / 1000,
             record.args()
         );
-        // A log that cannot be written has nowhere to complain.
-        drop(match &self.sink {
-            Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
+        let written = match &self.sink {
+            Sink::Stderr => false,
             Sink::File(file) => file
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .write_all(line.as_bytes()),
-        });
+                .write_all(line.as_bytes())
+                .is_ok(),
+        };
+        if !written {
+            // What a full disk does not take, too. Then there is nowhere left to complain.
+            drop(io::stderr().lock().write_all(line.as_bytes()));
+        }
     }
 
     fn flush(&self) {}

@@ -79,10 +79,7 @@ fn check(json: bool) -> Result<ExitStatus, Failure> {
     }
 }
 
-/// A reader that goes away early has what it wanted.
+/// What became of text for standard output, as an exit status.
 fn written(result: io::Result<()>) -> Result<ExitStatus, Failure> {
-    match result {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitStatus::Clean),
-    }
+    Ok(vmm::run::printed(result).map(|()| ExitStatus::Clean)?)
 }

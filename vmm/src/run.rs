@@ -45,7 +45,8 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
         cpu,
     } = effective;
     if args.dump_config {
-        io::stdout().write_all(config.to_json()?.as_bytes())?;
+        let text = config.to_json()?;
+        printed(io::stdout().write_all(text.as_bytes()))?;
         return Ok(ExitStatus::Clean);
     }
     // Before anything is opened, the pipe of the split included.
@@ -56,6 +57,21 @@ pub fn run(args: &RunArgs) -> Result<ExitStatus, Failure> {
     match daemon::split()? {
         Side::Parent(status) => Ok(status),
         Side::Child(readiness) => machine(checked, cpu, inherited, Some(readiness)),
+    }
+}
+
+/// What became of text for standard output. A reader that goes away early has what it wanted.
+///
+/// # Errors
+/// The system's answer, with what it is about.
+pub fn printed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("cannot write to standard output: {error}"),
+        )),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -94,3 +94,35 @@ fn a_console_goes_to_files_and_to_who_reads() {
     crate::hostile_files::fifo(&launch.path("fifo"));
     refused(launch, status::FAILED, &["fifo", "reader"]);
 }
+
+#[test]
+fn a_log_goes_where_it_can() {
+    let launch = Launch::new().args(["--log-file", "fifo"]);
+    crate::hostile_files::fifo(&launch.path("fifo"));
+    refused(launch, status::FAILED, &["fifo", "reader"]);
+    let launch = Launch::new().args(["--log-file", "."]);
+    refused(launch, status::FAILED, &["directory"]);
+    if skip::without_kvm() {
+        return;
+    }
+    // What a full disk does not take is not lost.
+    let launch = Launch::new().args(["--log-file", "log", "--serial", "file=/dev/full"]);
+    symlink("/dev/full", launch.path("log")).unwrap();
+    let mut guest = launch.start();
+    guest.expect_stderr("serial0: output lost");
+}
+
+#[test]
+fn standard_output_that_is_full_is_named() {
+    for arguments in [&["run", "--dump-config"][..], &["completions", "bash"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = std::process::Command::new(harness::built::thimble())
+            .args(arguments)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(status::FAILED));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("standard output: No space left"), "{said}");
+    }
+}
