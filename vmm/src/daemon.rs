@@ -49,10 +49,11 @@ pub enum Side {
 /// # Errors
 /// What the kernel answered to `pipe2` or `fork`.
 pub fn split() -> io::Result<Side> {
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(|errno| cannot("make a pipe", &errno.into()))?;
     // SAFETY: the process has one thread, so the child may do anything the parent might.
     match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
+        -1 => Err(cannot("fork", &io::Error::last_os_error())),
         0 => {
             drop(reader);
             rustix::process::setsid()?;
@@ -65,6 +66,14 @@ pub fn split() -> io::Result<Side> {
             Ok(Side::Parent(await_child(reader, child)?))
         }
     }
+}
+
+/// What stands in the way of the background.
+fn cannot(step: &str, error: &io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot go to the background: cannot {step}: {error}"),
+    )
 }
 
 fn await_child(reader: OwnedFd, child: i32) -> io::Result<ExitStatus> {
@@ -99,7 +108,8 @@ impl Readiness {
         let null = OpenOptions::new()
             .read(true)
             .write(true)
-            .open("/dev/null")?;
+            .open("/dev/null")
+            .map_err(|error| cannot("open /dev/null", &error))?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;

@@ -240,15 +240,21 @@ fn remove_stale_socket(path: &Path, address: &SocketAddrUnix) -> Result<(), Open
         path: path.to_owned(),
         source: source.into(),
     };
-    let status = rustix::fs::lstat(path).map_err(fail)?;
-    if FileType::from_raw_mode(status.st_mode) != FileType::Socket {
+    let before = rustix::fs::lstat(path).map_err(fail)?;
+    if FileType::from_raw_mode(before.st_mode) != FileType::Socket {
         return Err(OpenError::NotASocket {
             path: path.to_owned(),
         });
     }
     match rustix::net::connect(&unix_socket().map_err(fail)?, address) {
-        Err(Errno::CONNREFUSED) => rustix::fs::unlink(path).map_err(fail),
-        Ok(()) | Err(Errno::AGAIN) => Err(OpenError::SocketInUse {
+        // The one that was asked, not one that somebody has just put there.
+        Err(Errno::CONNREFUSED)
+            if rustix::fs::lstat(path)
+                .is_ok_and(|now| (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)) =>
+        {
+            rustix::fs::unlink(path).map_err(fail)
+        }
+        Ok(()) | Err(Errno::AGAIN | Errno::CONNREFUSED) => Err(OpenError::SocketInUse {
             path: path.to_owned(),
         }),
         Err(errno) => Err(fail(errno)),

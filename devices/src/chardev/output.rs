@@ -30,9 +30,10 @@ pub const STALL_LIMIT: Duration = Duration::from_secs(5);
 /// What happens to output the sink does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Policy {
-    /// The guest waits as long as it takes (stdio). A sink that fails has no reader any more.
+    /// The guest waits as long as it takes (stdio). A failing write loses its bytes only, as a disk
+    /// that is full now may not be later, unless it tells that there is no reader any more.
     Wait,
-    /// As `Wait`, but a failing write loses its bytes only: a disk that is full now may not be later.
+    /// As `Wait`, but there may always be a reader later (file).
     Lose,
     /// Clients come and go (pty, socket). The guest waits for [`STALL_LIMIT`] at most, and what was
     /// sent is kept for the next client.
@@ -146,7 +147,15 @@ impl Outbound {
     }
 
     fn failed(&mut self, errno: Errno) {
-        if self.policy == Policy::Lose {
+        let gone = match self.policy {
+            Policy::Wait => {
+                matches!(errno, Errno::PIPE | Errno::CONNRESET | Errno::BADF)
+                    || self.sink.as_ref().is_some_and(|sink| sink.is_terminal())
+            }
+            Policy::Lose => false,
+            Policy::Clients => true,
+        };
+        if !gone {
             limited_warn!("{}: output lost: {errno}", self.label);
             self.dropped = self.dropped.saturating_add(self.ring.unsent().len() as u64);
         } else {

@@ -203,6 +203,24 @@ fn a_closed_stdout_discards() {
 }
 
 #[test]
+fn a_full_stdout_loses_bytes_only() {
+    let (null, full) = (File::open("/dev/null").unwrap(), full());
+    let mut b = Bench::new(Backend::Stdio {
+        input: HostFd::shared(null.as_fd(), Direction::Input).unwrap(),
+        output: HostFd::shared(full.as_fd(), Direction::Output).unwrap(),
+    });
+    for lost in [4, 8] {
+        b.put(b"lost");
+        assert_eq!((b.chardev.dropped(), b.output.room()), (lost, RING_LEN));
+    }
+}
+
+/// Every write fails with ENOSPC.
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
 fn input_waits_in_the_pipe_while_the_guest_has_no_room() {
     let (mut b, mut keyboard, _screen) = piped();
     keyboard.write_all(b"0123456789").unwrap();

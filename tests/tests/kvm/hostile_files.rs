@@ -265,6 +265,19 @@ fn no_kvm_at_all() {
 }
 
 #[test]
+fn a_background_without_dev_null() {
+    if skip::without_kvm() {
+        return;
+    }
+    let script = "mount -t tmpfs none /dev && mknod /dev/kvm c 10 232";
+    let Some(launch) = in_namespace(script) else {
+        return;
+    };
+    let mentions = ["background", "/dev/null: No such file"];
+    refused(launch.arg("--daemonize"), status::FAILED, &mentions);
+}
+
+#[test]
 fn something_else_where_kvm_should_be() {
     if !Path::new("/dev/kvm").exists() {
         skip::note("no /dev/kvm to put something else over");
