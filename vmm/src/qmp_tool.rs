@@ -130,10 +130,11 @@ pub fn run_lines(
 /// Writes an error and its causes on one line, with the socket's name if it is about that, and
 /// nothing in it that a terminal would obey.
 fn report(errors: &mut dyn Write, socket: &Path, error: &ClientError) -> io::Result<()> {
-    let text = chain::text(error);
     let text = match error {
-        ClientError::Command(_) | ClientError::Connect { .. } => text,
-        _ => format!("{}: {text}", socket.display()),
+        // As the server put it: what it lacks is not for this process to have.
+        ClientError::Command(error) => error.to_string(),
+        ClientError::Connect { .. } => chain::text(error),
+        _ => format!("{}: {}", socket.display(), chain::text(error)),
     };
     writeln!(errors, "thimble qmp: {}", plain(&text))
 }

@@ -126,3 +126,20 @@ fn standard_output_that_is_full_is_named() {
         assert!(said.contains("standard output: No space left"), "{said}");
     }
 }
+
+#[test]
+fn a_guest_out_of_descriptors_says_so_to_clients() {
+    if skip::without_kvm() {
+        return;
+    }
+    let (guest, mut client) = crate::run_state::ready();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(guest.pid()).unwrap());
+    let none = rustix::process::Rlimit {
+        current: Some(3),
+        maximum: Some(3),
+    };
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, none).unwrap();
+    let save = serde_json::json!({"val": 0, "size": 4096, "filename": "saved"});
+    let refusal = client.try_execute("pmemsave", save).unwrap_err();
+    assert!(refusal.desc.contains("ulimit -n"), "{}", refusal.desc);
+}

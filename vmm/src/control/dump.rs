@@ -195,9 +195,8 @@ pub(super) fn open_output(
     if let Some(member) = main.fd_sets.open(path) {
         return Ok((File::from(member?), None));
     }
-    let failed = |why: &dyn std::fmt::Display| {
-        QmpError::generic(format_args!("Could not open '{path}': {why}"))
-    };
+    let refused = |why: &str| QmpError::generic(format_args!("Could not open '{path}': {why}"));
+    let failed = |error: &io::Error| refused(&crate::chain::text(error));
     // O_NONBLOCK: a FIFO without a reader is an error, and never a hang.
     let mut options = OpenOptions::new();
     options
@@ -213,7 +212,7 @@ pub(super) fn open_output(
     let file = options.open(&place).map_err(|error| failed(&error))?;
     // Where the host knows no such locks, nobody could have taken any.
     if let Err(LockError::Busy { .. }) = lock::check_unused(&file) {
-        return Err(failed(&"it is the image of a disk in use"));
+        return Err(refused("it is the image of a disk in use"));
     }
     Ok((file, None))
 }
