@@ -234,6 +234,15 @@ fn a_resize_is_seen_by_the_guest_and_by_clients() {
         let refusal = client.try_execute("block_resize", arguments).unwrap_err();
         assert!(refusal.desc.contains(why), "{}", refusal.desc);
     }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(guest.pid()).unwrap());
+    let limit = rustix::process::Rlimit {
+        current: Some(4 * MIB),
+        maximum: Some(4 * MIB),
+    };
+    rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
+    let beyond = json!({"device": "disk0", "size": 5 * MIB});
+    let refusal = client.try_execute("block_resize", beyond).unwrap_err();
+    assert!(refusal.desc.contains("ulimit -f"), "{}", refusal.desc);
 }
 
 #[test]

@@ -202,6 +202,12 @@ pub(super) fn resize(
     });
     match resized {
         Some(Ok(())) => Ok(()),
+        Some(Err(error)) if error.raw_os_error() == Some(libc::EFBIG) => {
+            Err(QmpError::generic(format_args!(
+                "Failed to resize: {size} bytes are more than the image's file system takes, or \
+                 thimble's limit on file sizes (ulimit -f)"
+            )))
+        }
         Some(Err(error)) => Err(QmpError::generic(format_args!("Failed to resize: {error}"))),
         None => Err(QmpError::device_not_found(name)),
     }
