@@ -90,6 +90,11 @@ fn kvm_device(access: Access) -> Check {
         Access::Refused(libc::ENODEV | libc::ENXIO) => {
             "the device has no driver: load kvm_intel or kvm_amd".into()
         }
+        Access::Refused(libc::ENOTTY) => {
+            "it is not KVM's device: remove what is there, and load kvm_intel or kvm_amd, which \
+             makes it anew"
+                .into()
+        }
         Access::Refused(errno) => error_text(errno),
     };
     let verdict = if access == Access::Opened {
@@ -113,11 +118,10 @@ fn kvm_itself(kvm: &KvmFacts, checks: &mut Vec<Check>) {
         Group::Kvm,
         format!("for KVM API version {API_VERSION}"),
         if good { Verdict::Pass } else { Verdict::Fail },
-        match kvm.api_version {
-            API_VERSION => String::new(),
-            // The ioctl is refused by whatever else is there.
-            i32::MIN..0 => "/dev/kvm is another file: remove it and load KVM's module".to_owned(),
-            other => format!("the kernel says {other}"),
+        if good {
+            String::new()
+        } else {
+            format!("the kernel says {}", kvm.api_version)
         },
     ));
     for capability in CAPABILITIES {

@@ -144,6 +144,7 @@ fn each_way_of_having_no_kvm_has_its_own_remedy() {
         (libc::ENOENT, "load kvm_intel or kvm_amd"),
         (libc::EACCES, "add yourself to group kvm"),
         (libc::EBUSY, "another hypervisor"),
+        (libc::ENOTTY, "not KVM's device"),
         (libc::EIO, "Input/output error"),
     ] {
         let mut facts = good();

@@ -33,6 +33,11 @@ pub(super) fn probe() -> (Access, Option<KvmFacts>) {
         Ok(kvm) => kvm,
         Err(errno) => return (Access::Refused(errno.errno()), None),
     };
+    let api_version = kvm.get_api_version();
+    if api_version < 0 {
+        // Some other file; there is no use in asking it anything more.
+        return (Access::Refused(libc::ENOTTY), None);
+    }
     let capabilities = CAPABILITIES
         .iter()
         .map(|capability| {
@@ -43,7 +48,7 @@ pub(super) fn probe() -> (Access, Option<KvmFacts>) {
         })
         .collect();
     let facts = KvmFacts {
-        api_version: kvm.get_api_version(),
+        api_version,
         capabilities,
         max_vcpus: kvm.get_max_vcpus(),
         proof: proof(kvm),
