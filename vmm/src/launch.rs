@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,8 @@ pub struct OpenDisk {
     pub config: CheckedDisk,
     /// The image.
     pub file: File,
+    /// The image once more, with the locks on it.
+    pub lock: File,
 }
 
 /// Why something the configuration names cannot be opened.
@@ -166,16 +168,31 @@ fn open_disk(config: &CheckedDisk) -> Result<OpenDisk, LaunchError> {
     } else {
         Access::Write
     };
-    lock::lock(&file, access).map_err(|source| LaunchError::Locked {
-        id,
-        path: config.path.clone(),
-        source,
-    })?;
+    let lock = for_locks(&file, config.readonly)
+        .map_err(LockError::Host)
+        .and_then(|open| lock::lock(&open, access).map(|()| open))
+        .map_err(|source| LaunchError::Locked {
+            id,
+            path: config.path.clone(),
+            source,
+        })?;
     warn_about(config, &file);
     Ok(OpenDisk {
         config: config.clone(),
         file,
+        lock,
     })
+}
+
+/// The image opened once more, to be locked. Locks go with the open file they were taken on, and
+/// the one that is read and written is also known to an io_uring, which gives it up some time after
+/// a killed process has gone.
+fn for_locks(file: &File, readonly: bool) -> io::Result<File> {
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let again = File::options().read(true).write(!readonly).open(same);
+    // Without /proc, or where the path's rights have changed: the locks are as good, but may last
+    // for that moment.
+    again.or_else(|_| file.try_clone())
 }
 
 /// Says what of an image is probably not as the user thinks.

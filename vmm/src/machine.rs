@@ -179,7 +179,8 @@ impl Machine {
         } = self;
         // First nothing runs any more; then every backend is closed, and with it its locks.
         drop((vcpus, io));
-        drop((serial, chips, virtio, buses));
+        // The slots last: they have the locks.
+        drop((serial, chips, buses, virtio));
         // One that cannot be duplicated is closed here and now, which takes longer and no more.
         let kept = [vm.duplicate(), ram.duplicate()];
         kept.into_iter().flatten().collect()

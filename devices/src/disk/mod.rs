@@ -8,6 +8,8 @@
 //! [`Geometry`]: a backend is never asked to go beyond the capacity it told last.
 
 pub mod buffers;
+#[cfg(test)]
+mod engine_tests;
 pub mod lock;
 pub mod open;
 pub mod raw;

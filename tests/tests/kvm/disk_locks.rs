@@ -5,6 +5,8 @@ use std::process::{Command, Stdio};
 use harness::guest::{Launch, status};
 use harness::{obey, skip};
 
+use rustix::process::Signal;
+
 use crate::disk::with_disk;
 
 /// Runs `qemu-img`, and returns whether it succeeded and what it complained of.
@@ -45,6 +47,23 @@ fn qemu_img_refuses_the_image_of_a_running_guest() {
     guest.expect_exit(status::CLEAN);
     let (done, said) = qemu_img(&["resize", "-f", "raw", image, "2M"]);
     assert!(done, "the lock outlived its guest: {said}");
+}
+
+/// Whoever restarts a guest that was killed must not find its image in use.
+#[test]
+fn the_lock_of_a_killed_guest_goes_with_it() {
+    if skip::without_kvm() || skip::without_program("qemu-img") {
+        return;
+    }
+    for _ in 0..5 {
+        let mut guest = with_disk(1 << 20, "");
+        let image = guest.path("disk.img");
+        assert_eq!(obey::ask(&mut guest, "write 0 8 1").text("status"), "0");
+        guest.signal(Signal::KILL);
+        guest.wait();
+        let (done, said) = qemu_img(&["resize", "-f", "raw", image.to_str().unwrap(), "2M"]);
+        assert!(done, "{said}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A disk: an opened image behind a virtio-blk device.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use api_socket::config::{Cache, CheckedDisk, Discard, ReadErrorAction, WriteErrorAction};
@@ -19,6 +20,8 @@ pub struct BlkInfo {
     pub config: CheckedDisk,
     /// Counters, readable at any time.
     pub stats: Arc<BlkStats>,
+    /// Keeps others off the image. Closed after everything that reads or writes it.
+    pub lock: File,
 }
 
 /// The disk backend's name for a cache setting.
@@ -38,7 +41,7 @@ pub fn cache_mode(cache: Cache) -> CacheMode {
 /// # Errors
 /// [`AttachError`]; [`AttachError::Disk`] when the image cannot be used.
 pub fn attach(board: &mut Board<'_>, disk: OpenDisk) -> Result<VirtioDeviceSlot, AttachError> {
-    let OpenDisk { config, file } = disk;
+    let OpenDisk { config, file, lock } = disk;
     let cache = cache_mode(config.cache);
     let raw = RawDisk::new(file, cache, config.readonly).map_err(|e| AttachError::Disk {
         id: config.id.clone(),
@@ -78,6 +81,7 @@ pub fn attach(board: &mut Board<'_>, disk: OpenDisk) -> Result<VirtioDeviceSlot,
     let info = BlkInfo {
         stats: device.stats(),
         config,
+        lock,
     };
     let id = info.config.id.clone();
     attach_virtio(board, &id, Box::new(device), VirtioKind::Blk(info))

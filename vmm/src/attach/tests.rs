@@ -71,8 +71,11 @@ fn disks(settings: &[Value]) -> Vec<OpenDisk> {
     let open = |config: &CheckedDisk| {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 20).unwrap();
-        let config = config.clone();
-        OpenDisk { config, file }
+        OpenDisk {
+            config: config.clone(),
+            lock: file.try_clone().unwrap(),
+            file,
+        }
     };
     check(&config).unwrap().disks.iter().map(open).collect()
 }
