@@ -24,6 +24,7 @@ mod disk_hangs;
 mod disk_locks;
 mod dump;
 mod entry;
+mod host_check;
 mod hostile;
 mod hostile_files;
 mod hostile_guest;

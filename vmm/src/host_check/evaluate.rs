@@ -120,10 +120,16 @@ fn kvm_itself(kvm: &KvmFacts, checks: &mut Vec<Check>) {
         if good { Verdict::Pass } else { Verdict::Fail },
         if good {
             String::new()
+        } else if kvm.api_version < 0 {
+            "what is at /dev/kvm is not KVM: remove it and load kvm_intel or kvm_amd".into()
         } else {
-            format!("the kernel says {}", kvm.api_version)
+            format!("the kernel says {}: use another one", kvm.api_version)
         },
     ));
+    if !good {
+        // No other answer would mean anything.
+        return;
+    }
     for capability in CAPABILITIES {
         let there = kvm
             .capabilities

@@ -114,6 +114,22 @@ fn golden_json() {
 }
 
 #[test]
+fn what_does_not_answer_as_kvm_is_told_once() {
+    for (version, remedy) in [(-1, "is not KVM"), (11, "the kernel says 11")] {
+        let mut facts = good();
+        if let Some(kvm) = &mut facts.kvm {
+            kvm.api_version = version;
+            kvm.capabilities.clear();
+        }
+        let (found, note) = verdict(&facts, "kvm-api");
+        assert_eq!(found, Verdict::Fail);
+        assert!(note.contains(remedy), "{note}");
+        let failed = evaluate(&facts).into_iter();
+        assert_eq!(failed.filter(|c| c.verdict == Verdict::Fail).count(), 1);
+    }
+}
+
+#[test]
 fn colour_is_only_around_the_verdict() {
     let check = Check {
         id: "x".into(),
