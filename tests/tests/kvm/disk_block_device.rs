@@ -9,10 +9,19 @@ use harness::{guests, obey, skip};
 use crate::{disk::allocated, passed};
 
 /// A loop device over a file, taken down with the test.
-struct Loop(PathBuf);
+pub(crate) struct Loop(pub(crate) PathBuf);
 
 impl Loop {
     /// A loop device, or a note that there can be none.
+    #[track_caller]
+    pub(crate) fn over_or_note(image: &Path) -> Option<Self> {
+        let device = Self::over(image);
+        if device.is_none() {
+            skip::note("no loop device can be had; it takes root");
+        }
+        device
+    }
+
     fn over(image: &Path) -> Option<Self> {
         let output = Command::new(skip::find("losetup")?)
             .args(["--find", "--show"])
@@ -51,11 +60,7 @@ fn device(size: u64) -> Option<(Loop, Launch)> {
         .unwrap()
         .set_len(size)
         .unwrap();
-    let Some(device) = Loop::over(&image) else {
-        skip::note("no loop device can be had; it takes root");
-        return None;
-    };
-    Some((device, launch))
+    Some((Loop::over_or_note(&image)?, launch))
 }
 
 #[test]

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use crate::disk::with_disk;
 
 /// Where there is little room: a tmpfs of its own, gone with the test.
-struct SmallPlace {
+pub(crate) struct SmallPlace {
     path: PathBuf,
 }
 
 impl SmallPlace {
     /// A place for `bytes`, or a note that there can be none.
-    fn mount(parent: &Path, bytes: u64) -> Option<Self> {
+    pub(crate) fn mount(parent: &Path, bytes: u64) -> Option<Self> {
         let path = parent.join("small");
         std::fs::create_dir(&path).unwrap();
         let mounted = Command::new("mount")
@@ -33,7 +33,7 @@ impl SmallPlace {
         None
     }
 
-    fn resize(&self, bytes: u64) {
+    pub(crate) fn resize(&self, bytes: u64) {
         let options = format!("remount,size={bytes}");
         let status = Command::new("mount")
             .args(["-o", &options])
