@@ -20,10 +20,11 @@ use crate::process;
 use crate::report;
 use crate::workspace::Workspace;
 
-/// What the tests of disk images and of control clients use besides the launcher.
-const KVM_TOOLS: [Tool; 5] = [
+/// What the tests of disk images, of control clients and of dumps use besides the launcher.
+const KVM_TOOLS: [Tool; 6] = [
     tool("qemu-img", "qemu-utils"),
     tool("python3", "python3"),
+    tool("gdb", "gdb"),
     tool("mke2fs", "e2fsprogs"),
     tool("losetup", "mount"),
     tool("fsfreeze", "util-linux"),
