@@ -5,4 +5,5 @@ mod boot;
 mod disk;
 mod machine;
 mod power;
+mod processor;
 mod testbed;
