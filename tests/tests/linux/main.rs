@@ -2,6 +2,7 @@
 //! subject. docs/testing.md tells how it works; `cargo xtask test --floor linux` runs it.
 
 mod boot;
+mod crash;
 mod disk;
 mod machine;
 mod power;
