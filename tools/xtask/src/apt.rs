@@ -22,20 +22,33 @@ pub(crate) const fn tool(program: &'static str, package: &'static str) -> Tool {
 }
 
 /// The command line that installs `packages`.
-fn install_line(packages: &[&str]) -> String {
+pub(crate) fn install_line(packages: &[&str]) -> String {
     format!(
         "apt-get update && apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     )
 }
 
-/// Makes sure of `tools`: installs what is missing if `install` is set and we are root, and says
-/// the command to type if not.
-pub(crate) fn provide(tools: &[Tool], install: bool) -> Outcome<()> {
+/// Whether packages can be installed here, if that is wanted.
+pub(crate) fn may_install(wanted: bool) -> bool {
+    wanted && rustix::process::geteuid().is_root() && process::find("apt-get").is_some()
+}
+
+/// The packages of those `tools` that are not on this machine, sorted.
+pub(crate) fn lacking<'a>(tools: impl IntoIterator<Item = &'a Tool>) -> Vec<&'static str> {
     let mut packages: Vec<&str> = missing(tools).map(|tool| tool.package).collect();
     packages.sort_unstable();
     packages.dedup();
-    provide_packages(&packages, install)?;
+    packages
+}
+
+/// Makes sure of `tools`: installs what is missing if `install` is set and we are root, and says
+/// the command to type if not.
+pub(crate) fn provide<'a, T>(tools: T, install: bool) -> Outcome<()>
+where
+    T: IntoIterator<Item = &'a Tool> + Clone,
+{
+    provide_packages(&lacking(tools.clone()), install)?;
     match missing(tools).next() {
         Some(tool) => Err(Failure::new(format!(
             "no program {} even with the package {}",
@@ -46,9 +59,9 @@ pub(crate) fn provide(tools: &[Tool], install: bool) -> Outcome<()> {
 }
 
 /// The tools that are not on this machine.
-fn missing(tools: &[Tool]) -> impl Iterator<Item = &Tool> {
+fn missing<'a>(tools: impl IntoIterator<Item = &'a Tool>) -> impl Iterator<Item = &'a Tool> {
     tools
-        .iter()
+        .into_iter()
         .filter(|tool| process::find(tool.program).is_none())
 }
 
@@ -62,7 +75,7 @@ pub(crate) fn provide_packages(packages: &[&str], install: bool) -> Outcome<()> 
     if absent.is_empty() {
         return Ok(());
     }
-    if !install || !rustix::process::geteuid().is_root() || process::find("apt-get").is_none() {
+    if !may_install(install) {
         return Err(Failure::new(format!(
             "{} missing; as root: {}",
             absent.join(", "),

@@ -22,7 +22,7 @@ const DIRECTORY: &str = "tests/fuzz";
 /// Its manifest.
 pub(crate) const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 /// What building libFuzzer takes.
-const TOOLS: [Tool; 1] = [tool("g++", "g++")];
+pub(crate) const TOOLS: [Tool; 1] = [tool("g++", "g++")];
 
 /// What libFuzzer needs in the code under test: inline counters, and a table that tells their
 /// places. Debug assertions and overflow checks turn silent mistakes into crashes.

@@ -16,6 +16,7 @@ use crate::apt::{self, Tool, tool};
 use crate::failure::{Context, Failure, Outcome};
 use crate::fetch_guest;
 use crate::fuzz;
+use crate::guest::bzimage;
 use crate::process;
 use crate::report;
 use crate::workspace::Workspace;
@@ -36,6 +37,9 @@ const LINUX_TOOLS: [Tool; 3] = [
     tool("mke2fs", "e2fsprogs"),
     tool("setpriv", "util-linux"),
 ];
+
+/// Debian's package of what makes virtual environments.
+const VENV: &str = "python3-venv";
 
 /// Seconds each fuzz target runs: enough for its seeds and what is near them. `cargo xtask fuzz`
 /// looks further.
@@ -117,7 +121,42 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Outcome<()> {
         });
         results.push((floor, tally));
     }
-    summarise(&results, &required)
+    let lacking = if apt::may_install(install) {
+        Vec::new()
+    } else {
+        lacking(&chosen)
+    };
+    summarise(&results, &required, &lacking)
+}
+
+/// The packages that this machine lacks for these floors, all of them: one command to type.
+fn lacking(floors: &[Floor]) -> Vec<&'static str> {
+    let mut tools: Vec<&Tool> = Vec::new();
+    let mut packages = Vec::new();
+    for floor in floors {
+        match floor {
+            Floor::Unit => {}
+            Floor::Fuzz => tools.extend(&fuzz::TOOLS),
+            Floor::Kvm => {
+                tools.extend(&KVM_TOOLS);
+                // It is part of no program: Debian's python3 has it apart.
+                if !has_venv() {
+                    packages.push(VENV);
+                }
+            }
+            Floor::Linux => tools.extend(LINUX_TOOLS.iter().chain(&bzimage::TOOLS)),
+        }
+    }
+    packages.extend(apt::lacking(tools));
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// Whether Python here can make virtual environments.
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    process::capture(python.args(["-c", "import ensurepip"])).is_ok()
 }
 
 /// The floors that must run on this machine.
@@ -174,7 +213,9 @@ fn fuzz(workspace: &Workspace, install: bool) -> Outcome<Tally> {
 /// The built-in guest and the test guests, directly on this machine's KVM.
 fn kvm(workspace: &Workspace, install: bool) -> Outcome<Tally> {
     if let Err(error) = fs::File::options().read(true).write(true).open("/dev/kvm") {
-        return Err(Failure::new(format!("/dev/kvm: {error}")));
+        return Err(Failure::new(format!(
+            "/dev/kvm: {error}; `cargo run --release -- check` says what to do"
+        )));
     }
     let thimble = workspace.build_thimble()?;
     let mut environment = vec![("THIMBLE", thimble)];
@@ -196,7 +237,8 @@ fn kvm(workspace: &Workspace, install: bool) -> Outcome<Tally> {
 
 /// Debian's kernels.
 fn linux(workspace: &Workspace, install: bool) -> Outcome<Tally> {
-    apt::provide(&LINUX_TOOLS, install)?;
+    // With what fetching takes, so that nobody has to install twice.
+    apt::provide(LINUX_TOOLS.iter().chain(&bzimage::TOOLS), install)?;
     let guest = workspace.guest_dir();
     fetch_guest::fetch(&guest, false, install)?;
     let thimble = workspace.build_thimble()?;
@@ -222,7 +264,7 @@ fn python(workspace: &Workspace, install: bool) -> Outcome<PathBuf> {
     let system = process::find("python3").ok_or_else(|| Failure::new("no python3"))?;
     let make = || process::capture(Command::new(&system).args(["-m", "venv"]).arg(&venv));
     if make().is_err() {
-        apt::provide_packages(&["python3-venv"], install)?;
+        apt::provide_packages(&[VENV], install)?;
         make()?;
     }
     let mut pip = Command::new(&python);
@@ -317,8 +359,9 @@ impl Tally {
     }
 }
 
-/// Prints what became of each floor, and fails if anything did or a required floor did not run.
-fn summarise(results: &[(Floor, Tally)], required: &[Floor]) -> Outcome<()> {
+/// Prints what became of each floor and how to get the packages that are `lacking`, and fails if
+/// anything did or a required floor did not run.
+fn summarise(results: &[(Floor, Tally)], required: &[Floor], lacking: &[&str]) -> Outcome<()> {
     let mut sum = Tally::default();
     let mut missing = Vec::new();
     report::data("");
@@ -345,6 +388,10 @@ fn summarise(results: &[(Floor, Tally)], required: &[Floor]) -> Outcome<()> {
         sum.passed += tally.passed;
         sum.failed += tally.failed;
         sum.skipped += tally.skipped;
+    }
+    if !lacking.is_empty() {
+        let command = apt::install_line(lacking);
+        report::data(&format!("for all of it, as root: {command}"));
     }
     if !missing.is_empty() {
         report::data(&format!(
@@ -392,15 +439,15 @@ mod tests {
             passed: 1,
             ..Tally::default()
         };
-        assert!(summarise(&[(Floor::Unit, passed())], &[Floor::Unit]).is_ok());
-        assert!(summarise(&[(Floor::Kvm, Tally::default())], &[]).is_ok());
+        assert!(summarise(&[(Floor::Unit, passed())], &[Floor::Unit], &[]).is_ok());
+        assert!(summarise(&[(Floor::Kvm, Tally::default())], &[], &[]).is_ok());
         let results = [(Floor::Unit, passed()), (Floor::Kvm, Tally::default())];
-        assert!(summarise(&results, &[Floor::Kvm]).is_err());
+        assert!(summarise(&results, &[Floor::Kvm], &[]).is_err());
         let all_skipped = Tally {
             skipped: 3,
             ..Tally::default()
         };
-        assert!(summarise(&[(Floor::Kvm, all_skipped)], &[Floor::Kvm]).is_err());
+        assert!(summarise(&[(Floor::Kvm, all_skipped)], &[Floor::Kvm], &[]).is_err());
     }
 
     #[test]
