@@ -237,8 +237,7 @@ fn kvm(workspace: &Workspace, install: bool) -> Outcome<Tally> {
 
 /// Debian's kernels.
 fn linux(workspace: &Workspace, install: bool) -> Outcome<Tally> {
-    // With what fetching takes, so that nobody has to install twice.
-    apt::provide(LINUX_TOOLS.iter().chain(&bzimage::TOOLS), install)?;
+    provide_linux(install)?;
     let guest = workspace.guest_dir();
     fetch_guest::fetch(&guest, false, install)?;
     let thimble = workspace.build_thimble()?;
@@ -249,6 +248,11 @@ fn linux(workspace: &Workspace, install: bool) -> Outcome<Tally> {
         &["-p", "tests", "--test", "linux"],
         &environment,
     )
+}
+
+/// What running Linux guests takes, with what fetching them takes, so that nobody installs twice.
+pub(crate) fn provide_linux(install: bool) -> Outcome<()> {
+    apt::provide(LINUX_TOOLS.iter().chain(&bzimage::TOOLS), install)
 }
 
 /// A Python with the QMP client in it, in a virtual environment below the target directory.

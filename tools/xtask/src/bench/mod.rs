@@ -5,6 +5,7 @@
 
 mod block;
 mod control;
+mod linux;
 mod memory;
 mod peer;
 mod sample;
@@ -47,14 +48,17 @@ enum Which {
     Syscalls,
     /// The block path, driven by a guest program
     Block,
+    /// Linux to its power-off: the microVM kernel and Debian's
+    Linux,
 }
 
-const ALL: [Which; 5] = [
+const ALL: [Which; 6] = [
     Which::Start,
     Which::Control,
     Which::Memory,
     Which::Syscalls,
     Which::Block,
+    Which::Linux,
 ];
 
 /// What a bench works with.
@@ -101,6 +105,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Outcome<()> {
         Which::Memory => memory::run(&bench),
         Which::Syscalls => syscalls::run(&bench),
         Which::Block => block::run(&bench),
+        Which::Linux => linux::run(workspace, &thimble, &bench),
     });
     std::fs::remove_dir_all(&bench.scratch).context(bench.scratch.display())?;
     result
