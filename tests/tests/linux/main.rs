@@ -7,4 +7,5 @@ mod disk;
 mod machine;
 mod power;
 mod processor;
+mod shell;
 mod testbed;
