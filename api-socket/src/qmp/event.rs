@@ -99,7 +99,7 @@ events! {
     "BLOCK_IO_ERROR" BlockIoError(BlockIoErrorData);
     /// A write went past a node's threshold, which is then cleared.
     "BLOCK_WRITE_THRESHOLD" BlockWriteThreshold(BlockWriteThresholdData);
-    /// A memory dump that was detached is over.
+    /// A memory dump is over, detached or not.
     "DUMP_COMPLETED" DumpCompleted(DumpCompletedData);
     /// A job has gone from one state to another.
     "JOB_STATUS_CHANGE" JobStatusChange(JobStatusChangeData);
