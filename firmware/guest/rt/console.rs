@@ -3,7 +3,7 @@
 //! One processor at a time: nothing here is locked.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8, AtomicU16, Ordering::Relaxed};
 
 use crate::port;
 
@@ -20,6 +20,7 @@ const IER_RECEIVED_DATA: u8 = 0x01;
 const FCR_ENABLE: u8 = 0x01;
 const MCR_OUT2: u8 = 0x08;
 const MCR_RTS_DTR: u8 = 0x03;
+const MCR_LOOPBACK: u8 = 0x10;
 const LSR_DATA_READY: u8 = 0x01;
 const LSR_TRANSMIT_HOLDING_EMPTY: u8 = 0x20;
 const LSR_TRANSMITTER_EMPTY: u8 = 0x40;
@@ -29,6 +30,11 @@ const FIFO_DEPTH: u8 = 16;
 
 /// Bytes that may be written before the line status must be looked at again.
 static ROOM: AtomicU8 = AtomicU8::new(0);
+
+/// A byte that came in before the FIFOs were switched on; [`NONE`] if there is none.
+static EARLY: AtomicU16 = AtomicU16::new(NONE);
+
+const NONE: u16 = u16::MAX;
 
 /// Writes one byte, waiting for room.
 pub fn write_byte(byte: u8) {
@@ -55,6 +61,11 @@ pub fn write_str(text: &str) {
 
 /// One received byte, if there is one.
 pub fn read_byte() -> Option<u8> {
+    let early = EARLY.load(Relaxed);
+    if early != NONE {
+        EARLY.store(NONE, Relaxed);
+        return Some(early as u8);
+    }
     let ready = port::read8(COM1 + LINE_STATUS) & LSR_DATA_READY != 0;
     ready.then(|| port::read8(COM1 + DATA))
 }
@@ -71,7 +82,13 @@ pub fn write_rest_of_banner(banner: &str) {
     while port::read8(COM1 + LINE_STATUS) & LSR_TRANSMITTER_EMPTY == 0 {
         core::hint::spin_loop();
     }
+    // It clears what has come in as well. In loopback nothing more does.
+    port::write8(COM1 + MODEM_CONTROL, MCR_LOOPBACK);
+    if port::read8(COM1 + LINE_STATUS) & LSR_DATA_READY != 0 {
+        EARLY.store(u16::from(port::read8(COM1 + DATA)), Relaxed);
+    }
     port::write8(COM1 + FIFO_CONTROL, FCR_ENABLE);
+    port::write8(COM1 + MODEM_CONTROL, 0);
     write_str(banner.get(1..).unwrap_or_default());
 }
 

@@ -92,3 +92,17 @@ fn memory_and_cpus_are_as_asked() {
     guest.type_line("poweroff");
     guest.expect_exit(status::CLEAN);
 }
+
+/// As with `echo poweroff | thimble run`: what is typed before the guest listens is heard.
+#[test]
+fn what_was_typed_ahead_is_heard_from_the_first_byte() {
+    if skip::without_kvm() {
+        return;
+    }
+    for _ in 0..5 {
+        let mut guest = Launch::new().start();
+        guest.type_line("poweroff");
+        guest.expect("thimble> poweroff");
+        guest.expect_exit(status::CLEAN);
+    }
+}
