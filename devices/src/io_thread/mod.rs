@@ -10,6 +10,8 @@
 //! A worker that faults stays in the loop, retired, until it is taken back: what it has at its
 //! backend may still have to come to an end.
 
+mod window;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use self::window::Window;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -56,6 +59,20 @@ pub trait Worker: Any + Send {
     /// # Errors
     /// A [`Fault`] retires the worker: from then on only [`Worker::finish`] is called.
     fn ready(&mut self, token: u32) -> Result<(), Fault>;
+
+    /// Looks for work that nobody has told of: requests, which from now on need not be notified, and
+    /// what has ended at the backend. Returns whether there was any. Bounded as [`Worker::ready`].
+    ///
+    /// # Errors
+    /// As [`Worker::ready`].
+    fn poll(&mut self) -> Result<bool, Fault>;
+
+    /// [`Worker::poll`] is not called for a while: asks for notifications again, and makes sure that
+    /// nothing is missed which came in between.
+    ///
+    /// # Errors
+    /// As [`Worker::ready`].
+    fn stop_polling(&mut self) -> Result<(), Fault>;
 
     /// Goes on towards having nothing at the backend, without waiting: answers what has ended,
     /// begins nothing, and empties its notifications. Requests not yet begun stay in the queue.
@@ -314,6 +331,7 @@ struct EventLoop {
     doorway: Arc<Doorway>,
     on_return: Box<dyn Fn() + Send>,
     slots: BTreeMap<WorkerId, Slot>,
+    window: Window,
 }
 
 /// What epoll says when there are messages; a worker's events have its id in the upper half, which
@@ -336,13 +354,14 @@ impl EventLoop {
             doorway,
             on_return,
             slots: BTreeMap::new(),
+            window: Window::default(),
         })
     }
 
     fn run(&mut self) {
         let mut events = [EpollEvent::default(); BATCH];
         loop {
-            let count = match self.epoll.wait(-1, &mut events) {
+            let count = match self.wait(&mut events) {
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
@@ -359,6 +378,61 @@ impl EventLoop {
                 }
             }
         }
+    }
+
+    /// Waits for events, polling first if that has been worth it lately.
+    fn wait(&mut self, events: &mut [EpollEvent]) -> io::Result<usize> {
+        let begun = Instant::now();
+        if self.window.is_open() {
+            let count = self.poll(begun, events)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            return self.epoll.wait(-1, events);
+        }
+        let count = self.epoll.wait(-1, events)?;
+        self.window.slept(begun.elapsed());
+        Ok(count)
+    }
+
+    /// Lets the workers look for work until none has found any for the window's length, or there
+    /// are events.
+    fn poll(&mut self, begun: Instant, events: &mut [EpollEvent]) -> io::Result<usize> {
+        let mut idle_since = begun;
+        let count = loop {
+            let mut found = false;
+            for slot in self.slots.values_mut() {
+                if slot.retired || slot.wanted.is_some() {
+                    continue;
+                }
+                match slot.worker.poll() {
+                    Ok(any) => found |= any,
+                    Err(fault) => slot.retire(&fault),
+                }
+            }
+            let now = Instant::now();
+            if found {
+                self.window.found();
+                idle_since = now;
+            }
+            // Whoever wants a worker back, and devices that do not poll, are not kept waiting.
+            let count = self.epoll.wait(0, events)?;
+            if count > 0 {
+                break count;
+            }
+            if now - idle_since >= window::LENGTH {
+                self.window.missed();
+                break 0;
+            }
+        };
+        for slot in self.slots.values_mut() {
+            if !slot.retired
+                && let Err(fault) = slot.worker.stop_polling()
+            {
+                slot.retire(&fault);
+            }
+        }
+        Ok(count)
     }
 
     /// Does what was asked. False: to stop.

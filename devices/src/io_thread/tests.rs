@@ -36,6 +36,12 @@ impl Worker for Counter {
         self.seen.send(self.total).unwrap();
         Ok(())
     }
+    fn poll(&mut self) -> Result<bool, Fault> {
+        Ok(false)
+    }
+    fn stop_polling(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
     fn finish(&mut self) -> bool {
         drop((self.good.read(), self.bad.read()));
         self.finished += 1;
@@ -145,6 +151,12 @@ fn a_source_epoll_refuses_is_a_fault_and_the_loop_lives() {
             }]
         }
         fn ready(&mut self, _token: u32) -> Result<(), Fault> {
+            Ok(())
+        }
+        fn poll(&mut self) -> Result<bool, Fault> {
+            Ok(false)
+        }
+        fn stop_polling(&mut self) -> Result<(), Fault> {
             Ok(())
         }
         fn finish(&mut self) -> bool {

@@ -91,6 +91,42 @@ impl ActiveQueue {
         }
     }
 
+    /// Like [`Self::serve`], but without a notification to answer, and without asking for the next:
+    /// for who looks again soon. Returns whether there was anything.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn look(
+        &mut self,
+        memory: &GuestMemory,
+        budget: usize,
+        mut answer: impl FnMut(&mut Queue, u16) -> Result<ControlFlow<()>, Fault>,
+    ) -> Result<bool, Fault> {
+        let queue = &mut self.queue;
+        for taken in 0..budget {
+            let Some(head) = queue.pop(memory)? else {
+                return Ok(taken > 0);
+            };
+            if answer(queue, head)?.is_break() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Asks the driver for notifications again, after [`Self::look`]; what has come meanwhile is as
+    /// if notified.
+    ///
+    /// # Errors
+    /// A [`Fault`] of the queue's.
+    pub fn stop_looking(&mut self, memory: &GuestMemory) -> Result<(), Fault> {
+        if self.queue.enable_notification(memory)? {
+            // Fails only when the counter is full: it is signalled then.
+            drop(self.doorbell.write(1));
+        }
+        Ok(())
+    }
+
     /// Interrupts the driver if it wants to know of what was put into the used ring.
     ///
     /// # Errors

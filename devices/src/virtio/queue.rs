@@ -275,8 +275,9 @@ impl Queue {
     /// [`QueueError::OutsideMemory`], which [`Queue::new`] has ruled out.
     pub fn disable_notification(&mut self, memory: &GuestMemory) -> Result<(), QueueError> {
         if self.event_idx {
-            // The event index lies behind the driver already: it stays quiet by itself.
-            return Ok(());
+            // Behind everything the driver will make available, until it comes around.
+            let behind = (self.next_avail - Wrapping(1)).0;
+            return self.store_used(memory, self.event_offset(), behind, Ordering::Relaxed);
         }
         self.store_used(memory, 0, USED_F_NO_NOTIFY, Ordering::Relaxed)
     }
@@ -288,14 +289,19 @@ impl Queue {
     /// [`QueueError::AvailableIndex`].
     pub fn enable_notification(&mut self, memory: &GuestMemory) -> Result<bool, QueueError> {
         if self.event_idx {
-            let at = RING_HEADER + u64::from(self.layout.size) * USED_ENTRY;
-            self.store_used(memory, at, self.next_avail.0, Ordering::Relaxed)?;
+            let next = self.next_avail.0;
+            self.store_used(memory, self.event_offset(), next, Ordering::Relaxed)?;
         } else {
             self.store_used(memory, 0, 0, Ordering::Relaxed)?;
         }
         // The wish is written before the index is read again: the mirror image of should_signal.
         fence(Ordering::SeqCst);
         Ok(self.pending(memory)? != 0)
+    }
+
+    /// Where the index is, in the used ring, past which the driver is to notify.
+    fn event_offset(&self) -> u64 {
+        RING_HEADER + u64::from(self.layout.size) * USED_ENTRY
     }
 
     /// Chains made available and not yet taken.

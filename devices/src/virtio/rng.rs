@@ -195,6 +195,14 @@ impl Worker for RngWorker {
         queue.signal(memory, interrupt)
     }
 
+    fn poll(&mut self) -> Result<bool, Fault> {
+        Ok(false)
+    }
+
+    fn stop_polling(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Nothing is ever in flight.
     fn finish(&mut self) -> bool {
         drop(self.queue.as_ref().map(|queue| queue.doorbell.read()));

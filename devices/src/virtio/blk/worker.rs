@@ -60,6 +60,8 @@ pub(super) struct BlkWorker {
     interrupt: Arc<Interrupt>,
     /// Requests of the worker before, to be tried first.
     retry: Vec<StalledRequest>,
+    /// Whether the driver has been told that it need not notify.
+    polling: bool,
     engine: Engine,
 }
 
@@ -117,6 +119,7 @@ impl BlkWorker {
             queues,
             interrupt,
             retry,
+            polling: false,
             engine,
         }
     }
@@ -127,6 +130,7 @@ impl BlkWorker {
             queues,
             interrupt: _,
             retry,
+            polling: _,
             engine,
         } = self;
         let Engine {
@@ -161,6 +165,28 @@ impl BlkWorker {
         Ok(())
     }
 
+    /// Takes what is in the queues, notified or not.
+    fn look(&mut self) -> Result<bool, Fault> {
+        let Self { queues, engine, .. } = self;
+        let memory = Arc::clone(&engine.memory);
+        let mut any = false;
+        for (place, active) in queues.iter_mut().enumerate() {
+            let index = active.index;
+            let budget = usize::from(active.queue.size());
+            let begun = Instant::now();
+            any |= active.look(&memory, budget, |queue, head| {
+                engine.begin(place, index, queue, head)?;
+                let over = begun.elapsed() >= TURN || engine.recall.is_set();
+                Ok(if over || !engine.stalled.is_empty() {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                })
+            })?;
+        }
+        Ok(any)
+    }
+
     fn serve(&mut self, place: usize) -> Result<(), Fault> {
         let Self { queues, engine, .. } = self;
         let Some(active) = queues.get_mut(place) else {
@@ -187,11 +213,12 @@ impl BlkWorker {
         Ok(())
     }
 
-    /// Answers what the backend has completed.
-    fn complete(&mut self) -> Result<(), Fault> {
+    /// Answers what the backend has completed; returns whether that was anything.
+    fn complete(&mut self) -> Result<bool, Fault> {
         let Self { queues, engine, .. } = self;
         let mut done = std::mem::take(&mut engine.done);
         engine.disk.reap(&engine.recall, &mut done);
+        let any = !done.is_empty();
         let mut result = Ok(());
         for Completion { tag, outcome } in done.drain(..) {
             let place = engine
@@ -206,7 +233,7 @@ impl BlkWorker {
             }
         }
         engine.done = done;
-        result
+        result.map(|()| any)
     }
 
     fn signal(&mut self) -> Result<(), Fault> {
@@ -264,9 +291,40 @@ impl Worker for BlkWorker {
         let result = self.step(token);
         // All that was begun goes to the backend at once, and much of it is over by then.
         self.engine.disk.kick();
-        let result = result.and(self.complete());
+        let result = result.and(self.complete().map(drop));
         // What was answered before a fault is told as well.
         result.and(self.signal())
+    }
+
+    fn poll(&mut self) -> Result<bool, Fault> {
+        let engine = &self.engine;
+        if !self.retry.is_empty() || !engine.stalled.is_empty() || engine.recall.is_set() {
+            return Ok(false);
+        }
+        if !self.polling {
+            self.polling = true;
+            for active in &mut self.queues {
+                active.queue.disable_notification(&self.engine.memory)?;
+            }
+        }
+        let found = self.look();
+        self.engine.disk.kick();
+        let ended = self.complete();
+        if matches!((&found, &ended), (Ok(false), Ok(false))) {
+            return Ok(false);
+        }
+        // What was answered before a fault is told as well.
+        let told = self.signal();
+        found.and(ended).and(told).map(|()| true)
+    }
+
+    fn stop_polling(&mut self) -> Result<(), Fault> {
+        if std::mem::take(&mut self.polling) {
+            for active in &mut self.queues {
+                active.stop_looking(&self.engine.memory)?;
+            }
+        }
+        Ok(())
     }
 
     fn finish(&mut self) -> bool {

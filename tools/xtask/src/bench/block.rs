@@ -1,10 +1,11 @@
 //! The block path: the same guest program, driving virtio-blk itself, under every VMM.
 //!
 //! The guest prints a line `BENCH blk key=value…` per queue depth; taken from it are requests per
-//! second (higher is better) and the median latency in nanoseconds (lower is better).
+//! second (higher is better) and the median latency in nanoseconds (lower is better). Once past the
+//! host's page cache and once through it, because not every VMM can do both.
 
 use super::Bench;
-use super::peer::Launch;
+use super::peer::{Image, Launch};
 use super::sample::{Samples, row};
 use crate::failure::{Context, Outcome};
 
@@ -52,19 +53,27 @@ fn figures_of_line(line: &str) -> Vec<Figure> {
 pub(super) fn run(bench: &Bench) -> Outcome<()> {
     let disk = bench.images.join("block.raw");
     std::fs::write(&disk, vec![0x5a; DISK_BYTES]).context(disk.display())?;
-    let launch = Launch {
-        kernel: &bench.blk_bench,
-        disk: Some(&disk),
-        control: None,
-        scratch: &bench.scratch,
-    };
     // A row of samples per figure, in the order of first appearance; a column per VMM.
     let mut table: Vec<(String, &str, Vec<Samples>)> = Vec::new();
-    for _ in 0..bench.rounds.min(5) {
+    let ways = [("past the page cache", true), ("page cache", false)];
+    for (way, direct) in std::iter::repeat_n(ways, bench.rounds.min(5)).flatten() {
+        let launch = Launch {
+            kernel: &bench.blk_bench,
+            disk: Some(Image {
+                path: &disk,
+                direct,
+            }),
+            control: None,
+            scratch: &bench.scratch,
+        };
         for (who, peer) in bench.peers.iter().enumerate() {
+            if !peer.can(&launch) {
+                continue;
+            }
             let mut command = peer.command(&launch).context(peer)?;
             let output = command.output().context(peer)?;
             for Figure { name, unit, value } in figures(&String::from_utf8_lossy(&output.stdout)) {
+                let name = format!("{name}, {way}");
                 let known = table.iter().position(|(n, u, _)| *n == name && *u == unit);
                 let at = known.unwrap_or_else(|| {
                     let mut columns = Vec::new();

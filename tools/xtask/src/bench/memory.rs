@@ -6,7 +6,7 @@
 use std::io::Read;
 
 use super::Bench;
-use super::peer::{Launch, MEMORY_MIB, Peer};
+use super::peer::{Image, Launch, MEMORY_MIB, Peer};
 use super::sample::{Samples, row};
 use crate::failure::{Context, Outcome};
 
@@ -57,7 +57,10 @@ pub(super) fn run(bench: &Bench) -> Outcome<()> {
     // The disk bench's guest: it uses its disk for a while after its first line.
     let launch = Launch {
         kernel: &bench.blk_bench,
-        disk: Some(&disk),
+        disk: Some(Image {
+            path: &disk,
+            direct: true,
+        }),
         control: None,
         scratch: &bench.scratch,
     };

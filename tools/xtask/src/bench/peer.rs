@@ -42,12 +42,27 @@ impl fmt::Display for Peer {
 pub(super) struct Launch<'a> {
     /// The guest program: an ELF file with a PVH note.
     pub(super) kernel: &'a Path,
-    /// A raw disk image.
-    pub(super) disk: Option<&'a Path>,
+    /// A disk.
+    pub(super) disk: Option<Image<'a>>,
     /// Where the control socket is to be, for those that have one.
     pub(super) control: Option<&'a Path>,
     /// A directory for the peer's own files.
     pub(super) scratch: &'a Path,
+}
+
+/// A raw disk image, and how it is used.
+#[derive(Clone, Copy)]
+pub(super) struct Image<'a> {
+    pub(super) path: &'a Path,
+    /// Past the host's page cache.
+    pub(super) direct: bool,
+}
+
+impl Image<'_> {
+    /// The name of the cache mode, ours and QEMU's.
+    fn cache(self) -> &'static str {
+        if self.direct { "none" } else { "writeback" }
+    }
 }
 
 /// thimble first, then every peer that is here. The names of those that are not are printed.
@@ -71,6 +86,11 @@ pub(super) fn present(thimble: &Path) -> Vec<Peer> {
 }
 
 impl Peer {
+    /// Whether it can do what is asked: Firecracker knows no direct I/O.
+    pub(super) fn can(&self, launch: &Launch<'_>) -> bool {
+        self.kind != Kind::Firecracker || !launch.disk.is_some_and(|disk| disk.direct)
+    }
+
     /// The command line that starts this VMM, serial on standard output, everything else silent.
     pub(super) fn command(&self, launch: &Launch<'_>) -> std::io::Result<Command> {
         let mut command = Command::new(&self.binary);
@@ -95,9 +115,11 @@ fn thimble(command: &mut Command, launch: &Launch<'_>) {
         .arg(launch.kernel)
         .args(["--on-reboot", "shutdown"]);
     if let Some(disk) = launch.disk {
-        command
-            .arg("--disk")
-            .arg(format!("path={},cache=none", disk.display()));
+        command.arg("--disk").arg(format!(
+            "path={},cache={}",
+            disk.path.display(),
+            disk.cache()
+        ));
     }
     if let Some(control) = launch.control {
         command.arg("--control").arg(control);
@@ -127,8 +149,9 @@ fn qemu(command: &mut Command, launch: &Launch<'_>) {
         .arg(launch.kernel);
     if let Some(disk) = launch.disk {
         command.arg("-drive").arg(format!(
-            "file={},format=raw,if=none,id=d,cache=none,aio=io_uring",
-            disk.display()
+            "file={},format=raw,if=none,id=d,cache={},aio=io_uring",
+            disk.path.display(),
+            disk.cache()
         ));
         command.args(["-device", "virtio-blk-device,drive=d"]);
         command.args(["-global", "virtio-mmio.force-legacy=false"]);
@@ -143,7 +166,7 @@ fn qemu(command: &mut Command, launch: &Launch<'_>) {
 fn firecracker(command: &mut Command, launch: &Launch<'_>) -> std::io::Result<()> {
     let drives = launch.disk.map_or_else(Vec::new, |disk| {
         vec![serde_json::json!({
-            "drive_id": "d", "path_on_host": disk, "is_root_device": false,
+            "drive_id": "d", "path_on_host": disk.path, "is_root_device": false,
             "is_read_only": false, "io_engine": "Sync",
         })]
     });
@@ -174,8 +197,10 @@ fn cloud_hypervisor(command: &mut Command, launch: &Launch<'_>) {
         .arg("--kernel")
         .arg(launch.kernel);
     if let Some(disk) = launch.disk {
-        command
-            .arg("--disk")
-            .arg(format!("path={},direct=on", disk.display()));
+        command.arg("--disk").arg(format!(
+            "path={},direct={}",
+            disk.path.display(),
+            if disk.direct { "on" } else { "off" }
+        ));
     }
 }
