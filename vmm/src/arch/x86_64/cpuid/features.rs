@@ -533,6 +533,97 @@ pub const DEPENDENTS: &[(&str, &[&str])] = &[
     ("kvmclock", &["kvmclock-stable-bit"]),
 ];
 
+/// The bits of a feature: which of [`WORDS`], and where in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bits {
+    /// Index in [`WORDS`].
+    pub word: usize,
+    /// All of the feature's bits.
+    pub mask: u32,
+}
+
+/// One dependent of [`DEPENDENTS`], with the names looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Dependence {
+    /// What is needed.
+    pub needed: Bits,
+    /// By what.
+    pub dependent: Bits,
+    /// The dependent's name.
+    pub name: &'static str,
+}
+
+/// [`DEPENDENTS`], looked up by the compiler: a start asks for each, and has no time for names.
+pub static DEPENDENCES: [Dependence; dependence_count()] = dependences();
+
+const fn dependence_count() -> usize {
+    let (mut count, mut row) = (0, 0);
+    while row < DEPENDENTS.len() {
+        count += DEPENDENTS[row].1.len();
+        row += 1;
+    }
+    count
+}
+
+const fn dependences() -> [Dependence; dependence_count()] {
+    let none = Bits { word: 0, mask: 0 };
+    let mut all = [Dependence {
+        needed: none,
+        dependent: none,
+        name: "",
+    }; dependence_count()];
+    let (mut next, mut row) = (0, 0);
+    while row < DEPENDENTS.len() {
+        let (needed, dependents) = DEPENDENTS[row];
+        let mut column = 0;
+        while column < dependents.len() {
+            all[next] = Dependence {
+                needed: bits(needed),
+                dependent: bits(dependents[column]),
+                name: dependents[column],
+            };
+            next += 1;
+            column += 1;
+        }
+        row += 1;
+    }
+    all
+}
+
+/// Looks a canonical name up. For the compiler, which stops at a name that is in no word.
+const fn bits(name: &str) -> Bits {
+    let mut word = 0;
+    while word < WORDS.len() {
+        let (mut mask, mut row) = (0, 0);
+        while row < WORDS[word].bits.len() {
+            let (bit, names) = WORDS[word].bits[row];
+            if is_first(names.as_bytes(), name.as_bytes()) {
+                mask |= 1 << bit;
+            }
+            row += 1;
+        }
+        if mask != 0 {
+            return Bits { word, mask };
+        }
+        word += 1;
+    }
+    panic!("no such feature")
+}
+
+const fn is_first(names: &[u8], name: &[u8]) -> bool {
+    if names.len() < name.len() || (names.len() > name.len() && names[name.len()] != b' ') {
+        return false;
+    }
+    let mut at = 0;
+    while at < name.len() {
+        if names[at] != name[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 /// The canonical name of the feature spelled `name`, or `None` when no feature is called that.
 /// Case, and `_` or `.` for `-`, make no difference.
 #[must_use]
@@ -557,7 +648,7 @@ pub fn places(name: &str) -> impl Iterator<Item = (&'static Word, u32)> {
     WORDS.iter().flat_map(move |word| {
         word.bits
             .iter()
-            .filter(move |(_, names)| names.split(' ').next() == Some(name))
+            .filter(move |(_, names)| begins_with(names, name))
             .map(move |(bit, _)| (word, 1u32 << bit))
     })
 }
@@ -608,6 +699,13 @@ pub fn near(name: &str) -> Vec<&'static str> {
 }
 
 /// Whether two spellings are the same name.
+/// Whether `name` is the first of `names`. Asked some hundred times for each of some hundred names
+/// at every start.
+fn begins_with(names: &str, name: &str) -> bool {
+    let rest = names.strip_prefix(name);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
 fn same(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().map(fold_byte).eq(b.bytes().map(fold_byte))
 }
@@ -694,6 +792,30 @@ mod tests {
         let masks: Vec<u32> = places("kvmclock").map(|(_, mask)| mask).collect();
         assert_eq!(masks, [1, 8]);
         assert_eq!(places(PMU).count(), 0);
+    }
+
+    #[test]
+    fn the_compiler_found_what_the_names_mean() {
+        let flat = DEPENDENTS
+            .iter()
+            .flat_map(|(needed, dependents)| dependents.iter().map(move |name| (needed, name)));
+        let all = |bits: Bits| {
+            let word = &WORDS[bits.word];
+            let ones = (0..32).map(|bit| 1 << bit);
+            ones.filter(|one| bits.mask & one != 0)
+                .map(|one| (word.leaf, word.index, word.reg, one))
+                .collect::<Vec<_>>()
+        };
+        let named = |name: &str| {
+            let places = places(name).map(|(word, mask)| (word.leaf, word.index, word.reg, mask));
+            places.collect::<Vec<_>>()
+        };
+        assert_eq!(flat.clone().count(), DEPENDENCES.len());
+        for ((needed, dependent), found) in flat.zip(&DEPENDENCES) {
+            assert_eq!(all(found.needed), named(needed), "{needed}");
+            assert_eq!(all(found.dependent), named(dependent), "{dependent}");
+            assert_eq!(found.name, *dependent);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod xsave;
 pub use request::{Change, CpuRequest, RequestError};
 pub use topology::{MAX_VCPUS, VcpuPlace};
 
-use features::{Reg, Word};
+use features::{Bits, Dependence, Reg, Word};
 use kvm_bindings::kvm_cpuid_entry2;
 
 /// The leaf that begins KVM's own leaves.
@@ -217,21 +217,32 @@ impl CpuProfile {
         }
     }
 
-    /// Takes away every feature whose ground is gone, until none is left over. Each round takes at
-    /// least one feature away, so it ends.
+    /// Takes away every feature whose ground is gone, until none is left over. Each round but the
+    /// last takes at least one feature away, so it ends.
     fn drop_dependents(&mut self) {
-        loop {
-            let orphan = features::DEPENDENTS
-                .iter()
-                .find_map(|(needed, dependents)| {
-                    if self.has(needed) {
-                        return None;
+        let mut words = features::WORDS
+            .iter()
+            .map(|word| self.register(word).map_or(0, |register| *register))
+            .collect::<Vec<u32>>();
+        let mut any = true;
+        while std::mem::take(&mut any) {
+            for dependence in &features::DEPENDENCES {
+                let Dependence {
+                    needed,
+                    dependent,
+                    name,
+                } = dependence;
+                let has = |bits: &Bits| {
+                    let word = words.get(bits.word).copied().unwrap_or(0);
+                    word & bits.mask == bits.mask
+                };
+                if has(dependent) && !has(needed) {
+                    self.clear(name);
+                    any = true;
+                    if let Some(word) = words.get_mut(dependent.word) {
+                        *word &= !dependent.mask;
                     }
-                    dependents.iter().find(|dependent| self.has(dependent))
-                });
-            match orphan {
-                Some(name) => self.clear(name),
-                None => return,
+                }
             }
         }
     }
