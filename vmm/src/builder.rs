@@ -124,7 +124,7 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
     let stop = Arc::new(AtomicBool::new(true));
     let (events, receiver) = event_queue(Arc::clone(&stop)).map_err(host("an event queue"))?;
     let on_return = Arc::clone(&events);
-    let io = IoThread::spawn(move || on_return.wake())?;
+    let io = IoThread::new(move || on_return.wake())?;
     let mut board = Board {
         routes: &vm,
         pio: Bus::new(),

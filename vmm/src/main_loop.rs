@@ -15,6 +15,7 @@ use api_socket::qmp::types::{
     BlockDeviceIoStatus, DumpQueryResult, DumpStatus, RunState, ShutdownCause,
 };
 use devices::events::{BlockErrorAction, GuestEvent};
+use devices::io_thread::IoThreadError;
 
 use crate::clients::Clients;
 use crate::console::Console;
@@ -120,9 +121,16 @@ impl MainLoop {
         })
     }
 
-    /// Lets the guest begin.
-    pub fn start(&mut self) {
-        self.must(Input::Cont);
+    /// Lets the guest begin, unless it is to wait for a client. It begins before the I/O thread does:
+    /// what it asks of its devices meanwhile waits for that.
+    ///
+    /// # Errors
+    /// When the host is out of threads.
+    pub fn start(&mut self, paused: bool) -> Result<(), IoThreadError> {
+        if !paused {
+            self.must(Input::Cont);
+        }
+        self.machine.io.start()
     }
 
     /// Serves guest, clients, console and signals until the machine ends.

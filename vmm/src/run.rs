@@ -114,9 +114,7 @@ fn machine(
         listeners: control.listeners,
         signals,
     })?;
-    if !paused {
-        main_loop.start();
-    }
+    main_loop.start(paused)?;
     if let Some(readiness) = readiness {
         readiness.announce()?;
     }

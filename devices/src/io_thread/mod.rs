@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -259,46 +259,72 @@ impl IoHandle {
     }
 }
 
-/// A running I/O thread. Dropping it stops the loop and waits for the thread; workers still in it
-/// are dropped.
+/// An I/O thread. Dropping it stops the loop and waits for the thread; workers still in it are
+/// dropped.
 #[derive(Debug)]
 pub struct IoThread {
     handle: IoHandle,
+    /// Until the thread is started. Behind a lock that nobody waits for, because the loop is one
+    /// thread's at a time and the handle to the thread is anybody's.
+    event_loop: Mutex<Option<EventLoop>>,
     thread: Option<JoinHandle<()>>,
     tid: Arc<OnceLock<i32>>,
 }
 
 impl IoThread {
-    /// Starts the thread. Does not wait for it: what is asked of it meanwhile, it finds when it
-    /// begins. `on_return` is called on it whenever a worker has been given back: an owner that did
+    /// Everything but the thread. What is asked of it meanwhile, it finds when it begins.
+    /// `on_return` is called on it whenever a worker has been given back: an owner that did
     /// not wait looks then.
     ///
     /// # Errors
-    /// [`IoThreadError::Start`] when the host is out of threads or descriptors.
-    pub fn spawn(on_return: impl Fn() + Send + 'static) -> Result<Self, IoThreadError> {
+    /// [`IoThreadError::Start`] when the host is out of descriptors.
+    pub fn new(on_return: impl Fn() + Send + 'static) -> Result<Self, IoThreadError> {
         let start = IoThreadError::Start;
         let doorway = Arc::new(Doorway {
             wake: EventFd::new(EFD_NONBLOCK).map_err(start)?,
             next_id: AtomicU32::new(0),
         });
         let (messages, inbox) = mpsc::channel();
-        let mut event_loop =
+        let event_loop =
             EventLoop::new(inbox, Arc::clone(&doorway), Box::new(on_return)).map_err(start)?;
-        let tid = Arc::new(OnceLock::new());
-        let own_tid = Arc::clone(&tid);
+        Ok(Self {
+            handle: IoHandle { messages, doorway },
+            event_loop: Mutex::new(Some(event_loop)),
+            thread: None,
+            tid: Arc::default(),
+        })
+    }
+
+    /// [`Self::new`] and [`Self::start`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn spawn(on_return: impl Fn() + Send + 'static) -> Result<Self, IoThreadError> {
+        let mut thread = Self::new(on_return)?;
+        thread.start()?;
+        Ok(thread)
+    }
+
+    /// Starts the thread, and does not wait for it. Does nothing if it was started before.
+    ///
+    /// # Errors
+    /// [`IoThreadError::Start`] when the host is out of threads; nothing will ever run then.
+    pub fn start(&mut self) -> Result<(), IoThreadError> {
+        let event_loop = self.event_loop.get_mut();
+        let Some(mut event_loop) = event_loop.unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let tid = Arc::clone(&self.tid);
         let thread = std::thread::Builder::new()
             .name(THREAD_NAME.to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                own_tid.get_or_init(|| rustix::thread::gettid().as_raw_nonzero().get());
+                tid.get_or_init(|| rustix::thread::gettid().as_raw_nonzero().get());
                 event_loop.run();
             })
-            .map_err(start)?;
-        Ok(Self {
-            handle: IoHandle { messages, doorway },
-            thread: Some(thread),
-            tid,
-        })
+            .map_err(IoThreadError::Start)?;
+        self.thread = Some(thread);
+        Ok(())
     }
 
     /// A handle for devices.
@@ -307,7 +333,7 @@ impl IoThread {
         self.handle.clone()
     }
 
-    /// The kernel's id of the thread. Waits until the thread has begun.
+    /// The kernel's id of the thread, which must have been started. Waits until it has begun.
     #[must_use]
     pub fn tid(&self) -> i32 {
         *self.tid.wait()
@@ -337,6 +363,12 @@ struct EventLoop {
 /// What epoll says when there are messages; a worker's events have its id in the upper half, which
 /// reaches this value after four thousand million workers only.
 const MESSAGES: u64 = u64::MAX;
+
+impl fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EventLoop")
+    }
+}
 
 impl EventLoop {
     fn new(
