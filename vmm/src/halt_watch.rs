@@ -5,7 +5,7 @@
 //! processor time since it last looked, which costs a system call for each; only if they have not
 //! does it hold the machine and read the registers. Looks get rarer the longer the guest runs, so
 //! that an idle guest hardly wakes its host: one that halts `t` after its start is noticed by about
-//! 2 `t`, and never more than [`LONGEST`] late.
+//! 2 `t`, and never more than 20 seconds late.
 
 use std::time::{Duration, Instant};
 

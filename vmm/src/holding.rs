@@ -2,10 +2,10 @@
 //!
 //! A guest is held in microseconds, unless its disks are on a host that is slow to answer, or does
 //! not answer at all: its requests there have to end first. The main loop does not stand still for
-//! that. Whatever needs a held machine and does not get it within [`PATIENCE`] is put aside, the
+//! that. Whatever needs a held machine and does not get it within a few milliseconds is put aside, the
 //! loop goes on serving everything else, and comes back to it when the last vCPU or worker has
 //! come. Only the end of the process does not wait for ever: a guest's requests that the host has
-//! not answered after [`LAST_PATIENCE`] are lost, as they are when the power fails.
+//! not answered after two seconds are lost, as they are when the power fails.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -76,7 +76,7 @@ impl Holding {
         self.waiting.iter().any(theirs)
     }
 
-    /// How long the main loop may sleep before [`MainLoop::look_at_held`] has something to do.
+    /// How long the main loop may sleep before there is something to look at.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         let word = self.since.filter(|_| !self.said);

@@ -85,7 +85,7 @@ impl Disk for Flaky {
         let mut script = lock(&self.script);
         let outcome = script.outcomes.pop_front().unwrap_or(0);
         if outcome & 0x80 == 0 {
-            return Submission::Done(result(outcome));
+            return Submission::Done(result(outcome).into());
         }
         script.pending.push((tag, buffers.take(), outcome));
         self.later.write(1).expect("room in the counter");
@@ -96,14 +96,16 @@ impl Disk for Flaky {
         Some(self.later.as_raw_fd())
     }
 
-    fn reap(&mut self, done: &mut Vec<Completion>) {
+    fn kick(&mut self) {}
+
+    fn reap(&mut self, _recall: &Recall, done: &mut Vec<Completion>) {
         let mut script = lock(&self.script);
         drop(self.later.read());
         // The latest first, and not always all.
         while let Some((tag, _, outcome)) = script.pending.pop() {
             done.push(Completion {
                 tag,
-                result: result(outcome),
+                outcome: result(outcome).into(),
             });
             if outcome & 0x40 != 0 {
                 break;
