@@ -79,9 +79,12 @@ impl Holding {
     /// How long the main loop may sleep before there is something to look at.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        let word = self.since.filter(|_| !self.said);
-        let deadlines = [word.map(|since| since + WORTH_A_WORD), self.end_by];
-        let deadline = deadlines.into_iter().flatten().min()?;
+        let Some(since) = self.since else {
+            // Held meanwhile for something else: what waits is due.
+            return (!self.waiting.is_empty()).then_some(Duration::ZERO);
+        };
+        let word = (!self.said).then(|| since + WORTH_A_WORD);
+        let deadline = [word, self.end_by].into_iter().flatten().min()?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 }
@@ -107,13 +110,15 @@ impl MainLoop {
         false
     }
 
-    /// Puts a client's request aside if the machine must be held for it and is not yet.
+    /// Puts a client's request aside if the machine must be held for it and is not yet, or if others
+    /// wait for that already: theirs come first.
     pub(crate) fn put_aside(&mut self, client: u32, request: Request) -> Option<Request> {
         let needs = crate::control::needs(&request.command);
         if needs == Needs::HeldToEnd {
             self.hurry();
         }
-        if needs == Needs::Nothing || self.held_soon() {
+        let first = self.holding.given_up || self.holding.waiting.is_empty();
+        if needs == Needs::Nothing || (first && self.held_soon()) {
             return Some(request);
         }
         let waiting = Waiting::Request(client, request);
@@ -123,6 +128,9 @@ impl MainLoop {
 
     /// Ends the machine as soon as it is held, or a little later.
     pub(crate) fn quit(&mut self, cause: ShutdownCause) {
+        if self.ending.is_some() {
+            return;
+        }
         self.hurry();
         if self.held_soon() {
             self.must(Input::Quit(cause));
@@ -162,10 +170,12 @@ impl MainLoop {
     /// Looks whether the machine is held by now, if anything waits for that, and carries out what
     /// was put aside, in order.
     pub(crate) fn look_at_held(&mut self) {
-        let Some(since) = self.holding.since else {
-            return;
-        };
         let now = Instant::now();
+        let since = match self.holding.since {
+            Some(since) => since,
+            None if self.holding.waiting.is_empty() => return,
+            None => now,
+        };
         self.give_up_at(now);
         if !self.held_soon() {
             if !self.holding.said && now >= since + WORTH_A_WORD {
@@ -177,7 +187,8 @@ impl MainLoop {
         }
         // What the guest did before it was held comes first.
         self.guest_events();
-        while self.ending.is_none() && (self.holding.given_up || self.machine.is_held()) {
+        // What is carried out may let the guest go on: the rest holds it again.
+        while self.ending.is_none() && !self.holding.waiting.is_empty() && self.held_soon() {
             match self.holding.waiting.pop_front() {
                 None => break,
                 Some(Waiting::Quit(cause)) => self.must(Input::Quit(cause)),
@@ -186,10 +197,6 @@ impl MainLoop {
                     self.commands(client);
                 }
             }
-        }
-        if !self.holding.waiting.is_empty() && self.ending.is_none() {
-            // What came before has let the guest go on: the rest holds it again.
-            self.held_soon();
         }
         self.settle();
     }

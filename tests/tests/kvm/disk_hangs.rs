@@ -258,3 +258,50 @@ fn a_reset_happens_when_the_host_answers_and_the_write_was_whole() {
     let found = obey::ask(&mut guest, "check 0 128 5");
     assert_eq!((found.text("status"), found.text("wrong")), ("0", "0"));
 }
+
+/// Two wait, and the one that is served first lets the guest go on: the other holds it again.
+#[test]
+fn who_waits_is_served_though_the_guest_went_on_in_between() {
+    let Some(Hanging {
+        mut guest,
+        client: mut first,
+        place,
+    }) = hanging()
+    else {
+        return;
+    };
+    let (mut second, mut third) = (guest.client(), guest.client());
+    send(&mut first, "stop");
+    send(&mut first, "cont");
+    // Answered, so what was sent before has been taken.
+    assert_eq!(third.execute("query-status", Value::Null)["running"], true);
+    send(&mut second, "stop");
+    assert_eq!(third.execute("query-status", Value::Null)["running"], true);
+    place.freeze("-u");
+    for expected in ["STOP", "RESUME", "STOP", "stop"] {
+        assert_eq!(told(&mut second), expected);
+    }
+    for expected in ["STOP", "stop", "RESUME", "cont"] {
+        assert_eq!(told(&mut first), expected);
+    }
+    assert_eq!(crate::state(&mut guest), "paused");
+}
+
+/// To wait for the end is for those who really end the machine.
+#[test]
+fn a_mistyped_quit_waits_for_nothing() {
+    let Some(Hanging {
+        guest: _guest,
+        mut client,
+        place,
+    }) = hanging()
+    else {
+        return;
+    };
+    for line in ["quit now", "stop now"] {
+        let text = client.execute("human-monitor-command", json!({"command-line": line}));
+        let text = text.as_str().unwrap_or_default();
+        assert!(text.starts_with("unknown command"), "{line}: {text}");
+    }
+    place.freeze("-u");
+}

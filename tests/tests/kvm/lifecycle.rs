@@ -174,3 +174,23 @@ fn a_guest_that_spins_is_stopped_and_ended_all_the_same() {
     guest.signal(Signal::TERM);
     guest.expect_exit(status::CLEAN);
 }
+
+/// Whoever ends it may be in a hurry, as service managers are that send several signals at once.
+#[test]
+fn several_signals_at_once_end_it_once() {
+    if skip::without_kvm() {
+        return;
+    }
+    let (mut guest, mut client) = ready();
+    // Stopped, it finds all of them together.
+    guest.signal(Signal::STOP);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::CONT] {
+        guest.signal(signal);
+    }
+    let mut told = 0;
+    while let Ok(Some(message)) = client.session().next_message(LIMIT) {
+        told += u32::from(message["event"] == "SHUTDOWN");
+    }
+    assert_eq!(told, 1);
+    guest.expect_exit(status::CLEAN);
+}

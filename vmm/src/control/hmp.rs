@@ -75,10 +75,13 @@ const COMMANDS: [(&str, &str); 8] = [
 
 /// What a line needs before it can be carried out.
 pub(super) fn needs(arguments: &HumanMonitorCommandArguments) -> Needs {
-    let mut words = arguments.command_line.split_whitespace();
+    let line = arguments.command_line.as_str();
+    let mut words = line.split_ascii_whitespace();
     match (words.next(), words.next()) {
-        (Some("quit" | "q"), _) => Needs::HeldToEnd,
-        (Some("stop" | "s" | "system_reset" | "nmi"), _) | (Some("info"), Some("registers")) => {
+        _ if line.len() > MAX_LINE => Needs::Nothing,
+        // As `run` has it: to be about to end, and then not to, would be worse than a wrong word.
+        (Some("quit" | "q"), None) => Needs::HeldToEnd,
+        (Some("stop" | "s" | "system_reset" | "nmi"), None) | (Some("info"), Some("registers")) => {
             Needs::Held
         }
         _ => Needs::Nothing,
