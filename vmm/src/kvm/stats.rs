@@ -101,7 +101,7 @@ pub struct Stat {
 #[derive(Debug, thiserror::Error)]
 pub enum StatsError {
     /// The kernel gave no descriptor; EINVAL or ENOTTY before Linux 5.14.
-    #[error("KVM_GET_STATS_FD failed; it needs Linux 5.14")]
+    #[error("KVM_GET_STATS_FD failed{}", remedy(.0))]
     Open(#[source] io::Error),
     /// Reading failed.
     #[error("reading KVM's statistics failed")]
@@ -109,6 +109,15 @@ pub enum StatsError {
     /// The bytes are not laid out as documented.
     #[error("KVM's statistics: {0}")]
     Format(&'static str),
+}
+
+/// What to do about it, where that is known.
+fn remedy(refusal: &io::Error) -> &'static str {
+    match refusal.raw_os_error() {
+        Some(libc::EINVAL | libc::ENOTTY) => "; it needs Linux 5.14",
+        Some(libc::EMFILE) => "; thimble needs more open files: raise ulimit -n",
+        _ => "",
+    }
 }
 
 /// The parts of the header that place everything else.
@@ -503,7 +512,13 @@ mod tests {
     #[test]
     fn a_descriptor_of_another_kind_is_refused() {
         let file = tempfile::tempfile().unwrap();
-        assert!(matches!(StatsFd::open(&file), Err(StatsError::Open(_))));
+        let refusal = StatsFd::open(&file).unwrap_err();
+        assert!(matches!(refusal, StatsError::Open(_)));
+        assert!(refusal.to_string().ends_with("it needs Linux 5.14"));
+        let full = StatsError::Open(io::Error::from_raw_os_error(libc::EMFILE));
+        assert!(full.to_string().ends_with("raise ulimit -n"), "{full}");
+        let other = StatsError::Open(io::Error::from_raw_os_error(libc::ENOMEM));
+        assert!(other.to_string().ends_with("failed"), "{other}");
     }
 
     proptest! {
