@@ -363,6 +363,10 @@ fn pmemsave_fills_gaps_with_zeroes() {
             Err(DumpError::NoRam { .. })
         ));
     }
+    let refusal = save(0x1000, length + 1).unwrap_err().to_string();
+    assert!(refusal.ends_with(&format!("{length} bytes can be had from 0x1000")));
+    save(0x1000, 1 << 60).unwrap_err();
+    assert_eq!(out.as_file().metadata().unwrap().len(), 3, "as it was");
 }
 
 #[test]

@@ -81,6 +81,14 @@ pub enum DumpError {
         /// Bytes.
         length: u64,
     },
+    /// The range asked for goes on where no RAM follows.
+    #[error("guest RAM ends at {end:#x}; at most {} bytes can be had from {address:#x}", end - address)]
+    BeyondRam {
+        /// First guest-physical address.
+        address: u64,
+        /// The first one after all RAM.
+        end: u64,
+    },
 }
 
 /// Writes the planned dump. `progress` gets the bytes done, out of [`DumpPlan::total_bytes`], after
@@ -117,10 +125,11 @@ fn or_cancelled(
 }
 
 /// Writes `length` bytes of guest-physical memory from `address` to the file, as QMP's `pmemsave`
-/// does. What is not RAM reads as zeroes.
+/// does. What is not RAM between two parts of it reads as zeroes; what follows all RAM is refused,
+/// where QEMU would write zeroes until the disk is full.
 ///
 /// # Errors
-/// [`DumpError`]; [`DumpError::NoRam`] before anything is written.
+/// [`DumpError`]; [`DumpError::NoRam`] and [`DumpError::BeyondRam`] before anything is written.
 pub fn pmemsave(
     memory: &GuestMemory,
     address: u64,
@@ -137,6 +146,14 @@ pub fn pmemsave(
             })
         })
         .ok_or(DumpError::NoRam { address, length })?;
+    let ends = memory.iter().map(|region| region.last_addr().0);
+    let ram_end = ends.max().unwrap_or(0).saturating_add(1);
+    if end > ram_end {
+        return Err(DumpError::BeyondRam {
+            address,
+            end: ram_end,
+        });
+    }
     let job = Job {
         memory,
         sink: Sink::new(out, cancel)?,
