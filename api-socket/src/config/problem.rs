@@ -207,6 +207,12 @@ impl Problems {
         self.kept.is_empty()
     }
 
+    /// How many were found, with those left out.
+    #[must_use]
+    pub fn found(&self) -> usize {
+        self.kept.len().saturating_add(self.left_out)
+    }
+
     /// All of them; where some were left out, a last one says how many.
     pub fn into_vec(mut self) -> Vec<Problem> {
         if self.left_out > 0 {
@@ -261,6 +267,7 @@ mod tests {
             problems.push(KeyPath::from("a"), "is wrong", "mend it");
         }
         let mut twice = problems.clone();
+        assert_eq!(problems.found(), PROBLEM_LIMIT + 7);
         let list = problems.into_vec();
         assert_eq!(list.len(), PROBLEM_LIMIT + 1);
         assert!(list.last().is_some_and(|p| p.what.starts_with("7 more")));

@@ -32,8 +32,8 @@ pub enum SizeError {
     /// A number that does not say of what.
     #[error("{} has no unit", quoted(.0))]
     NoUnit(String),
-    /// More than 2^64 - 1 bytes.
-    #[error("{} is more than 64 bits of bytes", quoted(.0))]
+    /// More than 2^64 - 1 bytes: the number and its unit, which need not be as they were typed.
+    #[error("{0} is more than 64 bits of bytes")]
     TooLarge(String),
 }
 
@@ -51,7 +51,8 @@ impl SizeError {
 impl Size {
     /// The size meant by a command-line value, where, as with QEMU's `-m`, a bare number is MiB.
     pub fn from_flag(text: &str) -> Self {
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if number && text.len() < MAX_TEXT {
             Self::Text(format!("{text}M"))
         } else {
             Self::Text(text.to_owned())
@@ -83,15 +84,15 @@ fn parse(text: &str) -> Result<u64, SizeError> {
     if digits.is_empty() {
         return Err(syntax());
     }
-    let shift = match suffix {
+    let (shift, unit) = match suffix {
         "" => return Err(SizeError::NoUnit(text.to_owned())),
-        "k" | "K" | "Ki" | "KiB" => 10,
-        "m" | "M" | "Mi" | "MiB" => 20,
-        "g" | "G" | "Gi" | "GiB" => 30,
-        "t" | "T" | "Ti" | "TiB" => 40,
+        "k" | "K" | "Ki" | "KiB" => (10, "KiB"),
+        "m" | "M" | "Mi" | "MiB" => (20, "MiB"),
+        "g" | "G" | "Gi" | "GiB" => (30, "GiB"),
+        "t" | "T" | "Ti" | "TiB" => (40, "TiB"),
         _ => return Err(syntax()),
     };
-    let too_large = || SizeError::TooLarge(text.to_owned());
+    let too_large = || SizeError::TooLarge(format!("{digits} {unit}"));
     let number: u64 = digits.parse().map_err(|_| too_large())?;
     number.checked_mul(1_u64 << shift).ok_or_else(too_large)
 }

@@ -49,6 +49,8 @@ struct Line {
     good: Vec<OsString>,
     /// Their names.
     seen: Vec<String>,
+    /// Uses of flags that may be repeated which clap does not take, as in [`super::RunArgs`].
+    left_out: Vec<(String, usize)>,
     /// Flags as they were probably meant.
     guesses: Vec<Vec<OsString>>,
     problems: Problems,
@@ -63,6 +65,7 @@ impl Line {
             program: program.to_owned(),
             good: Vec::new(),
             seen: Vec::new(),
+            left_out: Vec::new(),
             guesses: Vec::new(),
             problems: Problems::new(),
         }
@@ -136,7 +139,8 @@ impl Line {
         let name = shown_name(first);
         if refusal.kind() != ErrorKind::UnknownArgument {
             let (what, remedy) = self.fault(&name, &refusal);
-            self.problems.push(name.as_str().into(), what, remedy);
+            let path = self.leave_out(&name);
+            self.problems.push(path, what, remedy);
             return Ok(());
         }
         let meant = match refusal.get(ContextKind::SuggestedArg) {
@@ -160,6 +164,24 @@ impl Line {
         Ok(())
     }
 
+    /// Notes that a use of a flag is left out, and says how a message names that use.
+    fn leave_out(&mut self, name: &str) -> KeyPath {
+        let path = KeyPath::from(name);
+        if !self.may_repeat(name) {
+            return path;
+        }
+        let good = self.seen.iter().filter(|seen| *seen == name).count();
+        let bad = self.left_out.iter().filter(|(flag, _)| flag == name);
+        let place = good + bad.count();
+        self.left_out.push((name.to_owned(), place));
+        path.index(place)
+    }
+
+    fn may_repeat(&self, name: &str) -> bool {
+        self.definition(name.trim_start_matches('-'))
+            .is_some_and(|arg| matches!(arg.get_action(), ArgAction::Append))
+    }
+
     /// Keeps a good flag, unless it was there already and may not be there twice.
     fn keep(&mut self, words: &[OsString]) {
         let Some(name) = words.first().map(|word| shown_name(word)) else {
@@ -179,9 +201,7 @@ impl Line {
         let Some(name) = words.first().map(|word| shown_name(word)) else {
             return false;
         };
-        let arg = self.definition(name.trim_start_matches('-'));
-        self.seen.contains(&name)
-            && !arg.is_some_and(|arg| matches!(arg.get_action(), ArgAction::Append))
+        self.seen.contains(&name) && !self.may_repeat(&name)
     }
 
     fn try_with(&mut self, words: &[OsString]) -> Result<clap::ArgMatches, clap::Error> {
@@ -246,6 +266,7 @@ impl Line {
         }
         if let Command::Run(args) = &mut cli.command {
             args.faults = self.problems;
+            args.left_out = self.left_out;
         }
         Some(Ok(cli))
     }
@@ -377,6 +398,44 @@ mod tests {
             let found = problems(words);
             assert!(found[0].starts_with(want), "{words:?}: {found:?}");
         }
+    }
+
+    #[test]
+    fn uses_of_a_repeated_flag_are_counted_as_typed() {
+        let words = [
+            "--disk",
+            "a,x=1",
+            "--disk",
+            "--disk=b,x=1",
+            "--disk",
+            "--disk",
+            "c,x=1",
+        ];
+        let found = problems(&words);
+        let paths = found.iter().filter_map(|text| text.split(':').next());
+        assert_eq!(
+            paths.collect::<Vec<_>>(),
+            [
+                "--disk[1]",
+                "--disk[3]",
+                "--disk[0].x",
+                "--disk[2].x",
+                "--disk[4].x"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_header_counts_what_is_not_shown_too() {
+        let words = ["--no-such"; 103];
+        let args = parse_run(&words).unwrap();
+        let errors = effective_config(&args, &mut std::io::empty()).unwrap_err();
+        let text = errors.to_string();
+        assert!(
+            text.starts_with("103 problems in the configuration:"),
+            "{text}"
+        );
+        assert!(text.contains("3 more problems"), "{text}");
     }
 
     #[test]

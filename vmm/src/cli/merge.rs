@@ -117,7 +117,7 @@ fn merge_machine(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
 
 fn merge_devices(config: &mut Config, args: &RunArgs, from: &mut Origins, problems: &mut Problems) {
     for (nth, text) in args.disk.iter().enumerate() {
-        let at = KeyPath::from("--disk").index(nth);
+        let at = KeyPath::from("--disk").index(args.place("--disk", nth));
         if let Some(disk) = disk(text, &at, problems) {
             config.disks.push(disk);
             from.note_last("disks", config.disks.len(), &at);
@@ -143,7 +143,7 @@ fn merge_devices(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
 
 fn merge_process(config: &mut Config, args: &RunArgs, from: &mut Origins, problems: &mut Problems) {
     for (nth, text) in args.control.iter().enumerate() {
-        let at = KeyPath::from("--control").index(nth);
+        let at = KeyPath::from("--control").index(args.place("--control", nth));
         if let Some(control) = control(text, &at, problems) {
             config.control.push(control);
             let length = config.control.len();

@@ -124,6 +124,18 @@ pub struct RunArgs {
     /// What is wrong with the flags as such; they are left out above.
     #[arg(skip)]
     pub faults: Problems,
+    /// Those of them that are uses of a flag which may be repeated, in order: the flag's name, and
+    /// which use of it, from 0.
+    #[arg(skip)]
+    pub left_out: Vec<(String, usize)>,
+}
+
+impl RunArgs {
+    /// Which use of the flag `name`, from 0, gave the `nth` of its values that are left.
+    pub(super) fn place(&self, name: &str, nth: usize) -> usize {
+        let left_out = self.left_out.iter().filter(|(flag, _)| flag == name);
+        left_out.fold(nth, |place, (_, out)| place + usize::from(*out <= place))
+    }
 }
 
 /// A flag that takes one word out of a few. Help and completions know the words; any text is
@@ -186,21 +198,31 @@ impl Effective {
 /// Everything wrong with the configuration, printed one problem a line. A usage error:
 /// [`super::ExitStatus::Usage`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<Problem>);
+pub struct ConfigErrors {
+    shown: Vec<Problem>,
+    found: usize,
+}
 
 impl ConfigErrors {
-    /// The problems, at least one.
+    fn new(problems: Problems) -> Self {
+        Self {
+            found: problems.found(),
+            shown: problems.into_vec(),
+        }
+    }
+
+    /// The problems, at least one; where there are too many, a last one that says how many more.
     pub fn problems(&self) -> &[Problem] {
-        &self.0
+        &self.shown
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_slice() {
+        match self.shown.as_slice() {
             [only] => write!(f, "wrong configuration: {only}"),
             several => {
-                write!(f, "{} problems in the configuration:", several.len())?;
+                write!(f, "{} problems in the configuration:", self.found)?;
                 several
                     .iter()
                     .try_for_each(|problem| write!(f, "\n  {problem}"))
@@ -222,7 +244,7 @@ pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effectiv
     let reading = read_base(args, stdin, &mut problems);
     let (config, origins) = merge(reading.config.clone(), args, &mut problems);
     if !reading.readable {
-        return Err(ConfigErrors(problems.into_vec()));
+        return Err(ConfigErrors::new(problems));
     }
     let mut found = Vec::new();
     let checked = check(&config).map_err(|broken| found = broken).ok();
@@ -241,7 +263,7 @@ pub fn effective_config(args: &RunArgs, stdin: &mut dyn Read) -> Result<Effectiv
     for problem in reading.locate(named.collect()) {
         problems.add(problem);
     }
-    Err(ConfigErrors(problems.into_vec()))
+    Err(ConfigErrors::new(problems))
 }
 
 /// What the CPU model's own table says of the features' names; what else is wrong with the text,

@@ -153,7 +153,7 @@ fn flag_memory_counts_in_mib() {
         ("1025G", "1025 GiB is more than"),
         (
             "18446744073709551616",
-            "\"18446744073709551616M\" is more than 64 bits",
+            "18446744073709551616 MiB is more than 64 bits",
         ),
         ("4 GiB", "\"4 GiB\" is not a size"),
         (" 1G", "\" 1G\" is not a size"),
