@@ -9,6 +9,7 @@
 //! disk N                                  OBEY disk=N sectors=... features=...
 //! capacity                                OBEY sectors=... generation=... interrupt=...
 //! write|check SECTOR COUNT SEED           OBEY status=... wrong=...
+//! begin SECTOR                            OBEY begun=SECTOR (a write that nobody waits for)
 //! discard|zeroes SECTOR COUNT, flush      OBEY status=...
 //! break TIMES                             OBEY broken=TIMES needs_reset=TIMES
 //! pvpanic VALUE TIMES                     OBEY written=TIMES
@@ -104,6 +105,7 @@ impl Guest {
                 let status = self.write(number(words), number(words), number(words));
                 println!("OBEY status={status} wrong=0");
             }
+            "begin" => self.begin(number(words)),
             "check" => {
                 let (status, wrong) = self.check(number(words), number(words), number(words));
                 println!("OBEY status={status} wrong={wrong}");
@@ -175,6 +177,18 @@ impl Guest {
             return NO_ANSWER;
         };
         disk.request(kind, sector, data).unwrap_or(NO_ANSWER)
+    }
+
+    fn begin(&mut self, sector: u64) {
+        let data = self.buffer(1, false);
+        if let Some(disk) = &mut self.disk
+            && disk.submit(blk::OUT, sector, &[data]).is_some()
+        {
+            disk.notify();
+            println!("OBEY begun={sector}");
+        } else {
+            println!("OBEY no disk");
+        }
     }
 
     /// The data buffer's first sectors.

@@ -18,7 +18,7 @@ use crate::main_loop::MainLoop;
 
 /// How long the main loop stands still for the machine to be held. A disk's request usually takes
 /// less.
-const PATIENCE: Duration = Duration::from_millis(10);
+pub(crate) const PATIENCE: Duration = Duration::from_millis(10);
 
 /// How long the end of the process waits for the machine to be held; a second request to end makes
 /// an end of that, too.
@@ -66,6 +66,12 @@ impl Holding {
     #[must_use]
     pub fn given_up(&self) -> bool {
         self.given_up
+    }
+
+    /// Whether the machine is on its way to being held.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.since.is_some()
     }
 
     /// Whether a request of this client waits: what it asked later waits behind.

@@ -126,6 +126,44 @@ impl Machine {
         }
     }
 
+    /// Takes the vCPUs alone back, as far as that is possible until `until`, and looks whether no
+    /// processor will ever do anything again. If one will, [`Self::release_vcpus`] follows: a guest
+    /// that is alive is held for microseconds, whatever its disks wait for. `None`: a vCPU has not
+    /// come, or the machine is being held already. [`Self::hold_until`] goes on from all of these.
+    ///
+    /// # Errors
+    /// What KVM answered.
+    pub fn halted_until(&mut self, until: Instant) -> Result<Option<bool>, KvmError> {
+        if self.hold != Hold::Out {
+            return Ok(None);
+        }
+        self.vcpus.begin_hold();
+        self.hold = Hold::Vcpus;
+        if !self.vcpus.finish_hold(Some(until)) {
+            return Ok(None);
+        }
+        self.halted().map(Some)
+    }
+
+    /// Lets vCPUs go on if they are all that was asked for. They must have come.
+    pub fn release_vcpus(&mut self) {
+        if self.hold == Hold::Vcpus {
+            self.hold = Hold::Out;
+            self.vcpus.run();
+        }
+    }
+
+    /// Whether no processor will ever do anything again: all are halted with interrupts off, or wait
+    /// for another processor to start them. Only an NMI from outside could wake them.
+    fn halted(&mut self) -> Result<bool, KvmError> {
+        for vcpu in self.vcpus.held() {
+            if !halt::is_halted(vcpu)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes everything back, however long that takes, and gives out the token for what may be done
     /// then.
     pub fn hold(&mut self) -> Quiesced<'_> {
@@ -137,6 +175,12 @@ impl Machine {
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.hold == Hold::Held
+    }
+
+    /// Whether the guest runs, and nobody has asked for any part of it.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.hold == Hold::Out
     }
 
     /// What keeps the machine from being held, for people.
@@ -226,20 +270,6 @@ impl Quiesced<'_> {
     /// The vCPUs, in order.
     pub fn vcpus(&mut self) -> impl Iterator<Item = &mut VcpuHandle> {
         self.machine.vcpus.held()
-    }
-
-    /// Whether no processor will ever do anything again: all are halted with interrupts off, or wait
-    /// for another processor to start them. Only an NMI from outside could wake them.
-    ///
-    /// # Errors
-    /// What KVM answered.
-    pub fn is_halted(&mut self) -> Result<bool, KvmError> {
-        for vcpu in self.vcpus() {
-            if !halt::is_halted(vcpu)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Puts the whole machine back to power-on: devices, interrupt controllers, memory, vCPUs; then

@@ -25,7 +25,7 @@ use crate::control::stats::KvmStats;
 use crate::dump_job::DumpJob;
 use crate::guest_events::{EventReceiver, MachineEvent, VcpuFault};
 use crate::halt_watch::HaltWatch;
-use crate::holding::Holding;
+use crate::holding::{Holding, PATIENCE};
 use crate::lifecycle::{self, Denied, Ending, Input, Plan, Policy, Step};
 use crate::machine::{Machine, Quiesced, ResetError};
 use crate::poller::{Interest, Poller, Ready, Token};
@@ -205,16 +205,29 @@ impl MainLoop {
         let idle = self
             .halt_watch
             .look(Instant::now(), || vcpus.processor_time());
-        if !idle || !self.held_soon() {
+        // Whoever has the machine held already looks at it no less; this comes again.
+        if !idle || !self.machine.is_out() {
             return;
         }
-        match self.machine.hold().is_halted() {
-            Ok(true) => {
-                log::info!("all processors are halted with interrupts off");
-                self.must(Input::GuestHalted);
+        let halted = match self.machine.halted_until(Instant::now() + PATIENCE) {
+            Ok(Some(false)) => Some(false),
+            // What still is out keeps nobody waiting: its own vCPU is in it, or all have halted. The
+            // watch looks again when the machine was held in vain.
+            Ok(other) if self.held_soon() => other,
+            Ok(_) => return,
+            Err(error) => {
+                log::error!("{}", crate::chain::text(&error));
+                Some(false)
             }
-            Ok(false) => {}
-            Err(error) => log::error!("{}", crate::chain::text(&error)),
+        };
+        if halted == Some(true) {
+            log::info!("all processors are halted with interrupts off");
+            self.must(Input::GuestHalted);
+        }
+        // What the guest did in the instant in which it was held may mean that it does not go on.
+        self.guest_events();
+        if self.ending.is_none() && !self.holding.waits() {
+            self.machine.release_vcpus();
         }
         self.settle();
     }

@@ -73,6 +73,12 @@ struct Hanging {
 
 #[track_caller]
 fn hanging() -> Option<Hanging> {
+    hanging_by("write 0 128 5")
+}
+
+/// The line is what the guest is told to do when the host no longer answers.
+#[track_caller]
+fn hanging_by(line: &str) -> Option<Hanging> {
     if skip::without_kvm() || skip::without_program("mkfs.ext4") {
         return None;
     }
@@ -89,7 +95,7 @@ fn hanging() -> Option<Hanging> {
         guest,
     };
     hanging.place.freeze("-f");
-    obey::tell(&mut hanging.guest, "write 0 128 5");
+    obey::tell(&mut hanging.guest, line);
     wait_until_stuck(&hanging.guest);
     Some(hanging)
 }
@@ -303,5 +309,23 @@ fn a_mistyped_quit_waits_for_nothing() {
         let text = text.as_str().unwrap_or_default();
         assert!(text.starts_with("unknown command"), "{line}: {text}");
     }
+    place.freeze("-u");
+}
+
+/// Looking whether a guest has halted for good does not take its processors for as long as a disk
+/// hangs.
+#[test]
+fn an_idle_guest_goes_on_while_its_disk_hangs() {
+    let Some(Hanging {
+        mut guest,
+        mut client,
+        place,
+    }) = hanging_by("begin 0")
+    else {
+        return;
+    };
+    assert_eq!(obey::answer(&mut guest).text("begun"), "0");
+    crate::lifecycle::wait_for_looks(&mut client);
+    assert_eq!(obey::ask(&mut guest, "nmi").text("nmi"), "0");
     place.freeze("-u");
 }

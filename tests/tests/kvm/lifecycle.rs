@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use harness::control::Client;
 use harness::guest::{Launch, status};
 use harness::wait::Deadline;
 use harness::{guests, obey, skip};
@@ -90,16 +91,10 @@ fn a_halted_guest_may_be_kept_and_reset() {
     guest.expect_exit(status::CLEAN);
 }
 
-/// It waits for its console, halted with interrupts on. Each look at it interrupts its processor.
-#[test]
-fn an_idle_guest_has_not_ended() {
-    if skip::without_kvm() {
-        return;
-    }
-    let (mut guest, mut client) = ready();
-    // The first looks after a start are close together.
-    client.execute("stop", Value::Null);
-    client.execute("cont", Value::Null);
+/// Waits until the halt watch has looked at an idle guest twice: each look interrupts its processor,
+/// and the second finds it running again.
+#[track_caller]
+pub(crate) fn wait_for_looks(client: &mut Client) {
     let deadline = Deadline::after(LIMIT);
     let mut interrupted = || {
         let counters = client.execute("x-thimble-query-counters", Value::Null);
@@ -118,6 +113,19 @@ fn an_idle_guest_has_not_ended() {
         assert!(!deadline.left().is_zero(), "nobody looks");
         std::thread::yield_now();
     }
+}
+
+/// It waits for its console, halted with interrupts on.
+#[test]
+fn an_idle_guest_has_not_ended() {
+    if skip::without_kvm() {
+        return;
+    }
+    let (mut guest, mut client) = ready();
+    // The first looks after a start are close together.
+    client.execute("stop", Value::Null);
+    client.execute("cont", Value::Null);
+    wait_for_looks(&mut client);
     assert_eq!(crate::state(&mut guest), "running");
     assert_eq!(obey::ask(&mut guest, "nmi").text("nmi"), "0");
 }
