@@ -225,11 +225,13 @@ impl DumpJob {
             shared.cancel.store(true, Ordering::Relaxed);
             if wait_readable(self.done_fd(), ABANDON).unwrap_or(true) {
                 drop(thread.join());
+                let whole = shared.result.get().is_some_and(Result::is_ok);
+                remove_incomplete(about.created.as_ref(), whole);
+            } else if let Some(path) = about.created {
+                // To remove it would wait for the same host as the thread does.
+                let path = path.display();
+                log::warn!("{path} stays, incomplete: the host does not answer writes to it");
             }
-            remove_incomplete(
-                about.created.as_ref(),
-                shared.result.get().is_some_and(Result::is_ok),
-            );
         }
     }
 }
@@ -260,5 +262,49 @@ fn perform(work: &Work, memory: &SharedMemory, file: &File, shared: &Shared) -> 
         Ok(Outcome::Complete { .. }) => Ok(()),
         Ok(Outcome::Cancelled) => Err("cancelled".to_owned()),
         Err(error) => Err(crate::chain::text(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A job whose thread ends when the sender is dropped.
+    fn job(created: PathBuf) -> (DumpJob, mpsc::Sender<()>) {
+        let mut job = DumpJob::new().unwrap();
+        let (host, answers) = mpsc::channel();
+        let done = Arc::clone(&job.done);
+        let thread = std::thread::spawn(move || {
+            let _ = answers.recv();
+            drop(done.write(1));
+        });
+        job.active = Some(Active {
+            thread,
+            shared: Arc::default(),
+            about: About {
+                dump: true,
+                total: 1,
+                resume: false,
+                created: Some(created),
+                waiting: None,
+            },
+        });
+        (job, host)
+    }
+
+    #[test]
+    fn an_incomplete_file_goes_unless_its_host_does_not_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("core");
+        std::fs::write(&path, "begun").unwrap();
+        let (mut hanging, host) = job(path.clone());
+        hanging.abandon();
+        assert!(path.exists(), "to remove it could wait for ever");
+        drop(host);
+        let (mut job, host) = job(path.clone());
+        drop(host);
+        job.abandon();
+        assert!(!path.exists());
     }
 }
