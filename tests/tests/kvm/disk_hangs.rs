@@ -297,7 +297,7 @@ fn who_waits_is_served_though_the_guest_went_on_in_between() {
 #[test]
 fn a_mistyped_quit_waits_for_nothing() {
     let Some(Hanging {
-        guest: _guest,
+        mut guest,
         mut client,
         place,
     }) = hanging()
@@ -310,6 +310,12 @@ fn a_mistyped_quit_waits_for_nothing() {
         assert!(text.starts_with("unknown command"), "{line}: {text}");
     }
     place.freeze("-u");
+    assert_eq!(obey::answer(&mut guest).text("status"), "0");
+    // Nobody has given it up: what it does still counts.
+    obey::tell(&mut guest, "poweroff");
+    assert_eq!(told(&mut client), "SHUTDOWN");
+    guest.expect_exit(status::CLEAN);
+    assert_eq!(guest.stderr(), "");
 }
 
 /// Looking whether a guest has halted for good does not take its processors for as long as a disk
