@@ -84,6 +84,11 @@ impl GuestBuffers {
         self.bytes
     }
 
+    /// Drops the first `count` vectors: they are done.
+    pub(super) fn skip(&mut self, count: usize) {
+        self.iovecs.drain(..count.min(self.iovecs.len()));
+    }
+
     /// The vectors.
     pub(super) fn iovecs(&self) -> &[libc::iovec] {
         &self.iovecs

@@ -16,6 +16,7 @@
     reason = "the kernel reads and writes guest memory while the ring has a request"
 )]
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -28,9 +29,16 @@ use super::buffers::GuestBuffers;
 use super::raw::{RawDisk, advance, is_unsupported, piece};
 use super::{Completion, Disk, Geometry, Op, Outcome, Submission};
 use crate::io_thread::Recall;
+use crate::limited_warn;
 
 /// Places in the submission ring: steps that can wait for one system call. More can be in flight.
 const ENTRIES: u32 = 128;
+
+/// In place of a step's result: the kernel has not seen it, and is not going to. No errno.
+const UNSEEN: i32 = i32::MIN;
+
+/// How often the kernel is asked again that has no room for the moment.
+const TRIES: u32 = 10_000;
 
 /// The registered file.
 const FILE: types::Fixed = types::Fixed(0);
@@ -50,6 +58,12 @@ pub struct UringDisk {
     free: Vec<usize>,
     /// Lists of buffers to be used again.
     spare: Vec<GuestBuffers>,
+    /// Steps in the submission ring that the kernel has not taken, oldest first.
+    queued: VecDeque<u64>,
+    /// Steps that have ended and were not looked at yet, with their results.
+    ended: VecDeque<(u64, i32)>,
+    /// The kernel takes no steps any more.
+    broken: bool,
 }
 
 /// A request in the ring.
@@ -107,6 +121,9 @@ impl UringDisk {
                 requests: Vec::new(),
                 free: Vec::new(),
                 spare: Vec::new(),
+                queued: VecDeque::new(),
+                ended: VecDeque::new(),
+                broken: false,
             }),
             Err(error) => Err((raw, error)),
         }
@@ -154,10 +171,16 @@ impl UringDisk {
         };
         let entry = request.entry().user_data(slot as u64);
         loop {
+            if self.broken {
+                // Never to be seen by the kernel.
+                self.ended.push_back((slot as u64, UNSEEN));
+                return;
+            }
             // SAFETY: what the entry points to is owned by the request, which stays where it is in
             // memory (`buffers` and `part` are on the heap) and alive until the step's completion:
             // only `reap` removes it.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                self.queued.push_back(slot as u64);
                 return;
             }
             self.enter();
@@ -166,25 +189,52 @@ impl UringDisk {
 
     /// Hands what is in the submission ring to the kernel.
     fn enter(&mut self) {
-        while !self.ring.submission().is_empty() {
-            if let Err(error) = self.ring.submit() {
-                match error.raw_os_error() {
-                    Some(libc::EINTR) => {}
-                    // The kernel is out of memory for requests for the moment; those in flight end
-                    // and make room.
-                    Some(libc::EAGAIN | libc::EBUSY) => std::thread::yield_now(),
-                    _ => {
-                        devices_error(&error);
-                        return;
-                    }
+        let mut tries = 0;
+        while !self.queued.is_empty() {
+            let error = match self.ring.submit() {
+                Ok(count) if count > 0 => {
+                    self.queued.drain(..count.min(self.queued.len()));
+                    continue;
                 }
+                Ok(_) => io::ErrorKind::WriteZero.into(),
+                Err(error) => error,
+            };
+            tries += 1;
+            match error.raw_os_error() {
+                Some(libc::EINTR) => {}
+                // No memory for requests, or no room for what has ended, for the moment.
+                Some(libc::EAGAIN | libc::EBUSY) if tries < TRIES => {
+                    self.collect();
+                    std::thread::yield_now();
+                }
+                _ => return self.give_the_ring_up(&error),
             }
         }
     }
 
+    /// The kernel takes nothing more: what it has not seen, and what comes, is for the plain disk;
+    /// what is in flight ends.
+    fn give_the_ring_up(&mut self, error: &io::Error) {
+        limited_warn!("io_uring_enter: {error}; one request at a time from now on");
+        self.broken = true;
+        let unseen = self.queued.drain(..).map(|slot| (slot, UNSEEN));
+        self.ended.extend(unseen);
+    }
+
+    /// Makes room in the completion ring.
+    fn collect(&mut self) {
+        let entries = self.ring.completion();
+        let ended = entries.map(|entry| (entry.user_data(), entry.result()));
+        self.ended.extend(ended);
+    }
+
     /// A step of request `slot` has ended.
-    fn ended(&mut self, slot: usize, result: i32, recall: &Recall) -> Option<Completion> {
+    fn step_ended(&mut self, slot: usize, result: i32, recall: &Recall) -> Option<Completion> {
         let request = self.requests.get_mut(slot)?.as_mut()?;
+        if result == UNSEEN {
+            let outcome = request.without_the_ring(&mut self.raw, recall);
+            return self.request_ended(slot, outcome);
+        }
         let result = match usize::try_from(result) {
             Ok(count) => Ok(count),
             Err(_) => Err(io::Error::from_raw_os_error(result.saturating_neg())),
@@ -199,6 +249,10 @@ impl UringDisk {
             self.push(slot);
             return None;
         };
+        self.request_ended(slot, outcome)
+    }
+
+    fn request_ended(&mut self, slot: usize, outcome: Outcome) -> Option<Completion> {
         let Request {
             tag, mut buffers, ..
         } = self.requests.get_mut(slot)?.take()?;
@@ -207,10 +261,6 @@ impl UringDisk {
         self.spare.push(buffers);
         Some(Completion { tag, outcome })
     }
-}
-
-fn devices_error(error: &io::Error) {
-    log::error!("io_uring_enter: {error}");
 }
 
 impl Request {
@@ -258,6 +308,19 @@ impl Request {
             }
             None => (rest.as_ptr(), u32::try_from(whole).unwrap_or(0)),
         }
+    }
+
+    /// Carries out what is left of the request.
+    fn without_the_ring(&mut self, raw: &mut RawDisk, recall: &Recall) -> Outcome {
+        self.buffers.skip(self.done);
+        let offset = self.offset;
+        let left = match (self.step, self.op) {
+            (Step::Read, _) => Op::Read { offset },
+            (Step::Write(_), Op::Write { durable, .. }) => Op::Write { offset, durable },
+            (Step::Flush, _) => Op::Flush,
+            (_, op) => op,
+        };
+        raw.perform(left, &mut self.buffers, recall).into()
     }
 
     /// What follows when the kernel has answered `result`.
@@ -327,7 +390,12 @@ impl Disk for UringDisk {
         buffers: &mut GuestBuffers,
         recall: &Recall,
     ) -> Submission {
-        let Some((step, offset, then_flush)) = self.first_step(op, buffers) else {
+        let first = if self.broken {
+            None
+        } else {
+            self.first_step(op, buffers)
+        };
+        let Some((step, offset, then_flush)) = first else {
             return self.raw.submit(tag, op, buffers, recall);
         };
         let spare = self.spare.pop();
@@ -369,16 +437,16 @@ impl Disk for UringDisk {
 
     fn reap(&mut self, recall: &Recall, done: &mut Vec<Completion>) {
         loop {
-            let next = self.ring.completion().next();
-            let Some(entry) = next else {
-                if self.ring.submission().is_empty() {
+            self.collect();
+            let Some((slot, result)) = self.ended.pop_front() else {
+                if self.queued.is_empty() {
                     return;
                 }
                 self.enter();
                 continue;
             };
-            let slot = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
-            done.extend(self.ended(slot, entry.result(), recall));
+            let slot = usize::try_from(slot).unwrap_or(usize::MAX);
+            done.extend(self.step_ended(slot, result, recall));
         }
     }
 

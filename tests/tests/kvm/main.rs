@@ -23,6 +23,7 @@ mod disk_failures;
 mod disk_hangs;
 mod disk_locks;
 mod disk_policies;
+mod disk_ring;
 mod dump;
 mod dump_panicked;
 mod entry;

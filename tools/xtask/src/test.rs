@@ -22,10 +22,11 @@ use crate::report;
 use crate::workspace::Workspace;
 
 /// What the tests of disk images, of control clients and of dumps use besides the launcher.
-const KVM_TOOLS: [Tool; 6] = [
+const KVM_TOOLS: [Tool; 7] = [
     tool("qemu-img", "qemu-utils"),
     tool("python3", "python3"),
     tool("gdb", "gdb"),
+    tool("strace", "strace"),
     tool("mke2fs", "e2fsprogs"),
     tool("losetup", "mount"),
     tool("fsfreeze", "util-linux"),
