@@ -24,3 +24,4 @@ pub mod memory;
 mod random;
 pub mod saved;
 pub mod virtio;
+pub mod vsock;

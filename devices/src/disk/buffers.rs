@@ -96,7 +96,7 @@ impl GuestBuffers {
 
     /// The vectors, for the kernel. They may be changed to keep track of what is done: nothing
     /// reads them afterwards.
-    pub(super) fn iovecs_mut(&mut self) -> &mut [libc::iovec] {
+    pub(crate) fn iovecs_mut(&mut self) -> &mut [libc::iovec] {
         &mut self.iovecs
     }
 

@@ -467,6 +467,13 @@ impl<'a> Writer<'a> {
         self.0.take(len).map(Writer)
     }
 
+    /// Calls `f` with guest-physical address and length of each range ahead.
+    pub fn ranges(mut self, mut f: impl FnMut(u64, u32)) {
+        while let Some(range) = self.0.next_range(self.0.left) {
+            f(range.address, range.len);
+        }
+    }
+
     /// Guest-physical address of the next byte.
     ///
     /// # Errors

@@ -1,5 +1,8 @@
 //! What must hold of every virtio device, whatever it does: applied to each by its own tests below.
 
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
 
 use proptest::prelude::*;
@@ -13,16 +16,31 @@ use super::fake_driver::{
 use super::rng::{HostEntropy, Rng};
 use super::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use super::transport::saved::TransportState;
+use super::vsock::{PATIENCE, VirtioVsock};
 use crate::disk::CacheMode;
 use crate::disk::raw::RawDisk;
 use crate::events::GuestEvent;
 use crate::io_thread::IoThread;
+use crate::memory::SharedMemory;
 use crate::saved::Saved;
+use crate::vsock::{Connector, SocketKind, VsockBackend};
 
 /// Breaks one field of a state.
 type Damage = fn(&mut TransportState);
 /// Makes a device that raises its events there.
 type Make = fn(&Arc<Events>) -> Box<dyn VirtioDevice>;
+
+/// A device under test.
+#[derive(Clone, Copy)]
+struct Subject {
+    name: &'static str,
+    make: Make,
+    /// The queue it is asked by.
+    queue: u16,
+    /// Makes something available there that it can always answer, and returns the answer: the head
+    /// and the bytes written.
+    ask: fn(&mut Driver) -> (u16, u32),
+}
 
 fn blk(events: &Arc<Events>) -> Box<dyn VirtioDevice> {
     let file = tempfile::tempfile().unwrap();
@@ -45,7 +63,58 @@ fn rng(_events: &Arc<Events>) -> Box<dyn VirtioDevice> {
     Box::new(Rng::new(Box::new(HostEntropy)))
 }
 
-const DEVICES: [(&str, Make); 2] = [("blk", blk), ("rng", rng)];
+/// Nobody connects to it, and it connects nowhere.
+fn vsock(_events: &Arc<Events>) -> Box<dyn VirtioDevice> {
+    struct Nowhere;
+    impl Connector for Nowhere {
+        fn connect(&mut self, _port: u32, _kind: SocketKind) -> io::Result<OwnedFd> {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    }
+    let (listener, _) = UnixStream::pair().unwrap();
+    let backend = VsockBackend {
+        listener: listener.into(),
+        connector: Box::new(Nowhere),
+    };
+    Box::new(VirtioVsock::new(backend, 3, PATIENCE).unwrap())
+}
+
+/// A header and a byte to write: a flush for the block device, and a byte of entropy.
+fn ask_for_a_byte(driver: &mut Driver) -> (u16, u32) {
+    let header = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let memory = driver.memory.clone();
+    memory.write_slice(&header, GuestAddress(DATA)).unwrap();
+    let chain = [readable(DATA, 16), writable(DATA + 0x100, 1)];
+    (driver.queues[0].add(&chain), 1)
+}
+
+/// A packet of nobody's, which is taken and dropped.
+fn send_a_packet(driver: &mut Driver) -> (u16, u32) {
+    let memory = driver.memory.clone();
+    memory.write_slice(&[0; 44], GuestAddress(DATA)).unwrap();
+    (driver.queues[1].add(&[readable(DATA, 44)]), 0)
+}
+
+const DEVICES: [Subject; 3] = [
+    Subject {
+        name: "blk",
+        make: blk,
+        queue: 0,
+        ask: ask_for_a_byte,
+    },
+    Subject {
+        name: "rng",
+        make: rng,
+        queue: 0,
+        ask: ask_for_a_byte,
+    },
+    Subject {
+        name: "vsock",
+        make: vsock,
+        queue: 1,
+        ask: send_a_packet,
+    },
+];
 
 /// One I/O thread for all tests: it must survive them all.
 fn io() -> &'static IoThread {
@@ -53,22 +122,24 @@ fn io() -> &'static IoThread {
     IO.get_or_init(|| IoThread::spawn(|| {}).unwrap())
 }
 
-fn driver(make: Make) -> Driver {
-    let events = Arc::new(Events::default());
-    Driver::new(make(&events), io().handle(), events)
-}
+impl Subject {
+    fn driver(&self) -> Driver {
+        let events = Arc::new(Events::default());
+        Driver::new((self.make)(&events), io().handle(), events)
+    }
 
-/// Asks for something every device here can answer: a header and a byte to write are a flush to
-/// the one, and a byte of entropy to the other.
-fn exchange(driver: &mut Driver) {
-    let mut header = [0; 16];
-    header[0] = 4;
-    driver
-        .memory
-        .write_slice(&header, GuestAddress(DATA))
-        .unwrap();
-    let head = driver.queues[0].add(&[readable(DATA, 16), writable(DATA + 0x100, 1)]);
-    assert_eq!(driver.run(0), (head, 1));
+    /// The same device in another machine's place.
+    fn in_memory(&self, memory: &SharedMemory) -> Driver {
+        let events = Arc::new(Events::default());
+        let memory = Arc::clone(memory);
+        Driver::with_memory((self.make)(&events), io().handle(), events, memory)
+    }
+
+    /// Asks something, and wants the answer.
+    fn exchange(&self, driver: &mut Driver) {
+        let answer = (self.ask)(driver);
+        assert_eq!(driver.run(self.queue), answer, "{}", self.name);
+    }
 }
 
 fn saved(driver: &mut Driver) -> TransportState {
@@ -78,13 +149,14 @@ fn saved(driver: &mut Driver) -> TransportState {
 
 #[test]
 fn a_device_works_again_after_each_of_two_resets() {
-    for (name, make) in DEVICES {
-        let mut driver = driver(make);
+    for subject in DEVICES {
+        let name = subject.name;
+        let mut driver = subject.driver();
         let fresh = saved(&mut driver);
         for _ in 0..2 {
             let features = driver.offered();
             driver.start(features, 16);
-            exchange(&mut driver);
+            subject.exchange(&mut driver);
             driver.write(0x070, 0);
             assert_eq!((driver.read(0x070), driver.read(0x060)), (0, 0), "{name}");
             driver.transport.reset();
@@ -96,16 +168,18 @@ fn a_device_works_again_after_each_of_two_resets() {
 
 #[test]
 fn a_saved_state_comes_back_equal_and_the_device_goes_on() {
-    for (name, make) in DEVICES {
-        let mut source = driver(make);
+    for subject in DEVICES {
+        let name = subject.name;
+        let mut source = subject.driver();
         let features = source.offered();
         source.start(features, 16);
         for _ in 0..20 {
-            exchange(&mut source);
+            subject.exchange(&mut source);
         }
         let state = saved(&mut source);
+        let queue = usize::from(subject.queue);
         assert!(
-            state.queues[0].next_used == 20 && state.queues[0].ready,
+            state.queues[queue].next_used == 20 && state.queues[queue].ready,
             "{name}"
         );
         let text = serde_json::to_string(&state).unwrap();
@@ -115,27 +189,26 @@ fn a_saved_state_comes_back_equal_and_the_device_goes_on() {
             "{name}"
         );
 
-        let events = Arc::new(Events::default());
-        let memory = source.memory.clone();
-        let mut target = Driver::with_memory(make(&events), io().handle(), events, memory);
+        let mut target = subject.in_memory(&source.memory);
         target.transport.restore(&state).unwrap();
         assert_eq!(target.transport.save(), state, "{name}");
         target.queues = std::mem::take(&mut source.queues);
         // Made available while nobody looked: found without a notification.
-        let head = target.queues[0].add(&[readable(DATA, 16), writable(DATA + 0x100, 1)]);
+        let answer = (subject.ask)(&mut target);
         target.transport.core_mut().resume();
-        assert_eq!(target.next_used(0), (head, 1), "{name}");
-        exchange(&mut target);
+        assert_eq!(target.next_used(subject.queue), answer, "{name}");
+        subject.exchange(&mut target);
     }
 }
 
 #[test]
 fn every_field_of_a_hostile_state_is_refused_and_changes_nothing() {
-    for (name, make) in DEVICES {
-        let mut source = driver(make);
+    for subject in DEVICES {
+        let name = subject.name;
+        let mut source = subject.driver();
         let features = source.offered();
         source.start(features, 16);
-        exchange(&mut source);
+        subject.exchange(&mut source);
         let good = saved(&mut source);
         let damage: [(&str, Damage); 15] = [
             ("device_type", |s| s.device_type = 99),
@@ -154,7 +227,7 @@ fn every_field_of_a_hostile_state_is_refused_and_changes_nothing() {
             ("queues", |s| s.queues[0].avail = MEMORY_LEN),
             ("queues", |s| s.queues[0].used = u64::MAX - 3),
         ];
-        let mut target = driver(make);
+        let mut target = subject.driver();
         let fresh = target.transport.save();
         for (field, break_it) in damage {
             let mut state = good.clone();
@@ -163,10 +236,10 @@ fn every_field_of_a_hostile_state_is_refused_and_changes_nothing() {
             assert_eq!(error.field, field, "{name}: {error}");
             assert_eq!(target.transport.save(), fresh, "{name}: {field}");
         }
-        for (other, make_other) in DEVICES {
-            if other != name {
+        for other in DEVICES {
+            if other.name != name {
                 let mut state = good.clone();
-                state.device = driver(make_other).transport.save().device;
+                state.device = other.driver().transport.save().device;
                 assert!(target.transport.restore(&state).is_err(), "{name}");
                 assert_eq!(target.transport.save(), fresh, "{name}");
             }
@@ -176,8 +249,9 @@ fn every_field_of_a_hostile_state_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_notification_before_driver_ok_does_nothing_and_is_not_needed_after_it() {
-    for (name, make) in DEVICES {
-        let mut driver = driver(make);
+    for subject in DEVICES {
+        let Subject { name, queue, .. } = subject;
+        let mut driver = subject.driver();
         let features = driver.offered();
         for index in [0, 1, 0xffff] {
             driver.notify(index);
@@ -189,31 +263,28 @@ fn a_notification_before_driver_ok_does_nothing_and_is_not_needed_after_it() {
             driver.place_queue(index, &queue);
             driver.queues.push(queue);
         }
-        driver
-            .memory
-            .write_slice(&[4, 0, 0, 0], GuestAddress(DATA))
-            .unwrap();
-        let head = driver.queues[0].add(&[readable(DATA, 16), writable(DATA + 0x100, 1)]);
-        driver.notify(0);
-        assert_eq!(driver.queues[0].used_idx(), 0, "{name}");
+        let answer = (subject.ask)(&mut driver);
+        driver.notify(queue);
+        assert_eq!(driver.queues[usize::from(queue)].used_idx(), 0, "{name}");
         assert!(!driver.transport.core_mut().is_running(), "{name}");
         driver.drive();
-        assert_eq!(driver.next_used(0), (head, 1), "{name}");
+        assert_eq!(driver.next_used(queue), answer, "{name}");
     }
 }
 
 #[test]
 fn a_fault_is_told_once_and_cured_by_a_reset() {
-    for (name, make) in DEVICES {
-        let mut driver = driver(make);
+    for subject in DEVICES {
+        let Subject { name, queue, .. } = subject;
+        let mut driver = subject.driver();
         let features = driver.offered();
         driver.start(features, 16);
-        driver.queues[0].set_avail_idx(17);
-        driver.notify(0);
+        driver.queues[usize::from(queue)].set_avail_idx(17);
+        driver.notify(queue);
         while driver.read(0x070) & 0x40 == 0 {
             driver.wait_interrupt();
         }
-        driver.notify(0);
+        driver.notify(queue);
         driver.transport.core_mut().pause().unwrap();
         let events = driver.events.take();
         let [GuestEvent::DeviceNeedsReset { id, reason }] = &events[..] else {
@@ -227,13 +298,13 @@ fn a_fault_is_told_once_and_cured_by_a_reset() {
         driver.transport.core_mut().resume();
         assert!(!driver.transport.core_mut().is_running(), "{name}");
         let state = saved(&mut driver);
-        let mut other = self::driver(make);
+        let mut other = subject.driver();
         other.transport.restore(&state).unwrap();
         other.transport.core_mut().resume();
         assert!(!other.transport.core_mut().is_running() && other.read(0x070) & 0x40 != 0);
 
         driver.start(features, 16);
-        exchange(&mut driver);
+        subject.exchange(&mut driver);
         assert_eq!(driver.events.take(), []);
     }
 }
@@ -308,9 +379,9 @@ fn hostile() -> impl Strategy<Value = Hostile> {
         )
 }
 
-/// Does all of `case` to a device; then it must still work after a reset.
-fn survive(make: Make, case: &Hostile) {
-    let mut driver = driver(make);
+/// Does all of `case` to queue `place` of a device; then it must still work after a reset.
+fn survive(subject: &Subject, place: usize, case: &Hostile) {
+    let mut driver = subject.driver();
     for &(offset, value) in &case.before {
         driver.write(offset, value);
         driver.read(offset);
@@ -319,31 +390,30 @@ fn survive(make: Make, case: &Hostile) {
     for (raw, at) in case.tables.iter().zip((DATA..).step_by(16)) {
         driver.memory.write_slice(raw, GuestAddress(at)).unwrap();
     }
+    let queue = &mut driver.queues[place];
     for (index, raw) in (0..).zip(&case.descriptors) {
-        driver.queues[0].set_descriptor(index, *raw);
+        queue.set_descriptor(index, *raw);
     }
     for &head in &case.heads {
-        driver.queues[0].publish(head);
+        queue.publish(head);
     }
     if let Some(index) = case.jump {
-        driver.queues[0].set_avail_idx(index);
+        queue.set_avail_idx(index);
     }
-    driver.notify(0);
+    driver.notify(u16::try_from(place).unwrap());
     for &(offset, value) in &case.after {
         driver.write(offset, value);
         driver.read(offset);
     }
     // Whatever it is now, it can be paused, and saved, and that state restored.
     let state = saved(&mut driver);
-    let taken = state.queues[0].next_avail;
+    let taken = state.queues[place].next_avail;
     assert!(taken <= 16 || case.jump.is_some(), "took {taken}");
-    let events = Arc::new(Events::default());
-    let memory = driver.memory.clone();
-    let mut other = Driver::with_memory(make(&events), io().handle(), events, memory);
+    let mut other = subject.in_memory(&driver.memory);
     other.transport.restore(&state).unwrap();
     driver.events.take();
     driver.start(case.features, 16);
-    exchange(&mut driver);
+    subject.exchange(&mut driver);
     assert_eq!(driver.events.take(), []);
 }
 
@@ -352,8 +422,14 @@ proptest! {
 
     #[test]
     fn a_hostile_driver_is_survived(case in hostile()) {
-        for (_, make) in DEVICES {
-            survive(make, &case);
+        for subject in DEVICES {
+            survive(&subject, subject.queue.into(), &case);
         }
+    }
+
+    /// What a socket device has to say goes into a hostile receive queue.
+    #[test]
+    fn a_hostile_receive_queue_is_survived(case in hostile()) {
+        survive(&DEVICES[2], 0, &case);
     }
 }

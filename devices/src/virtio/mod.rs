@@ -2,7 +2,7 @@
 //!
 //! * [`spec`]: numbers of the standard that more than one file needs.
 //! * [`queue`] and [`chain`]: the device's side of a split virtqueue.
-//! * [`device`]: what a device is; [`blk`], [`rng`]: the devices.
+//! * [`device`]: what a device is; [`blk`], [`rng`], [`vsock`]: the devices.
 //! * [`transport`]: the registers a driver sees, and the life of a device.
 //! * [`saved`]: the plain form of every device's own state.
 //! * `fake_driver`: the driver's side, for tests, fuzz targets and benches.
@@ -24,3 +24,4 @@ pub mod rng;
 pub mod saved;
 pub mod spec;
 pub mod transport;
+pub mod vsock;

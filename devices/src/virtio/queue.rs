@@ -207,6 +207,12 @@ impl Queue {
         Ok(Some(head))
     }
 
+    /// Puts the last `count` chains back that [`Self::pop`] gave and that were not used, so that it
+    /// gives them again.
+    pub fn put_back(&mut self, count: u16) {
+        self.next_avail -= count;
+    }
+
     /// The descriptors of the chain that starts at `head`.
     #[must_use]
     pub fn chain<'m>(&self, memory: &'m GuestMemory, head: u16) -> Chain<'m> {

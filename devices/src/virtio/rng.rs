@@ -137,7 +137,7 @@ impl VirtioDevice for Rng {
     fn restore(&mut self, state: &DeviceState) -> Result<(), BadState> {
         match state {
             DeviceState::Rng => Ok(()),
-            DeviceState::Blk(_) => Err(BadState {
+            _ => Err(BadState {
                 kind: "virtio-rng",
                 field: "device",
                 problem: "is not an entropy device's".to_owned(),

@@ -15,4 +15,6 @@ pub enum DeviceState {
     Blk(BlkState),
     /// An entropy source; it remembers nothing.
     Rng,
+    /// A socket device; its connections end with the machine that had them.
+    Vsock,
 }

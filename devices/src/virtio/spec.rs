@@ -6,6 +6,8 @@
 pub const TYPE_BLOCK: u32 = 2;
 /// Device type of an entropy source (5).
 pub const TYPE_ENTROPY: u32 = 4;
+/// Device type of a socket device (5).
+pub const TYPE_VSOCK: u32 = 19;
 
 /// Device status (2.1): the driver has seen the device.
 pub const STATUS_ACKNOWLEDGE: u8 = 1;
@@ -58,6 +60,7 @@ mod tests {
     fn numbers_are_those_of_the_linux_headers() {
         assert_eq!(TYPE_BLOCK, ids::VIRTIO_ID_BLOCK);
         assert_eq!(TYPE_ENTROPY, ids::VIRTIO_ID_RNG);
+        assert_eq!(TYPE_VSOCK, ids::VIRTIO_ID_VSOCK);
         let status = [
             (STATUS_ACKNOWLEDGE, config::VIRTIO_CONFIG_S_ACKNOWLEDGE),
             (STATUS_DRIVER, config::VIRTIO_CONFIG_S_DRIVER),
