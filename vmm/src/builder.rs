@@ -24,7 +24,7 @@ use crate::attach::{self, AttachError, Board, Devices};
 use crate::boot_source::{BootSource, BootTables};
 use crate::guest_events::{EventReceiver, event_queue};
 use crate::kvm::{self, KvmError, VcpuHandle, Vm, failed};
-use crate::launch::OpenDisk;
+use crate::launch::{OpenDisk, OpenVsock};
 use crate::machine::{Buses, Hold, Machine};
 use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::{VcpuContext, VcpuSet};
@@ -94,6 +94,8 @@ pub struct Parts {
     pub boot: BootSource,
     /// The disks, in slot order.
     pub disks: Vec<OpenDisk>,
+    /// The host's side of the vsock device.
+    pub vsock: Option<OpenVsock>,
     /// What COM1 is connected to.
     pub serial: Box<dyn SerialBackend>,
     /// The time the guest's CMOS clock shows.
@@ -139,7 +141,14 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         serial,
         chips,
         virtio,
-    } = attach::all(&mut board, parts.serial, parts.clock, parts.disks, rng)?;
+    } = attach::all(
+        &mut board,
+        parts.serial,
+        parts.clock,
+        parts.disks,
+        rng,
+        parts.vsock,
+    )?;
 
     let generation_id = GenerationId::random().map_err(host("a VM generation id"))?;
     let tables = BootTables {

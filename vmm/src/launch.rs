@@ -7,13 +7,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use api_socket::config::{Checked, CheckedControl, CheckedDisk, CheckedSerial};
+use api_socket::config::{Checked, CheckedControl, CheckedDisk, CheckedSerial, CheckedVsock};
 use api_socket::qmp::socket::{ListenError, Listener};
 use devices::disk::SECTOR_SIZE;
 use devices::disk::lock::{self, Access, LockError};
 use devices::disk::open::OpenError as DiskOpenError;
+use devices::vsock::VsockBackend;
+use devices::vsock::directory::DirectoryConnector;
 use firmware::cmdline;
 use firmware::open::{BootFile, OpenError as BootOpenError, open as open_boot_file};
+use rustix::process::Resource;
 
 use crate::attach::blk::cache_mode;
 use crate::boot_source::{BootSource, KernelSource};
@@ -30,6 +33,14 @@ pub struct OpenDisk {
     pub file: File,
     /// The image once more, with the locks on it.
     pub lock: File,
+}
+
+/// The host's side of a vsock device.
+pub struct OpenVsock {
+    /// As configured.
+    pub config: CheckedVsock,
+    /// What listens, and what connects.
+    pub backend: VsockBackend,
 }
 
 /// Why something the configuration names cannot be opened.
@@ -57,6 +68,26 @@ pub enum LaunchError {
         /// Why.
         #[source]
         source: LockError,
+    },
+    /// The socket of a vsock device.
+    #[error("{id}")]
+    Vsock {
+        /// The device's id.
+        id: String,
+        /// Why.
+        #[source]
+        source: ListenError,
+    },
+    /// The directory of a vsock device's sockets.
+    #[error("{id}: cannot open the directory of {}", path.display())]
+    VsockDirectory {
+        /// The device's id.
+        id: String,
+        /// The device's path.
+        path: PathBuf,
+        /// What the system answered.
+        #[source]
+        source: io::Error,
     },
     /// A control socket.
     #[error("control socket")]
@@ -213,6 +244,54 @@ fn warn_about(config: &CheckedDisk, file: &File) {
             "{id}: {path}: looks like a qcow2 image, and is used as a raw one; make a raw one with \
              qemu-img convert -O raw"
         );
+    }
+}
+
+/// Descriptors a vsock device may want: one for each of its connections, and room for the rest of
+/// the process.
+const VSOCK_DESCRIPTORS: u64 = 8192;
+
+/// Listens for a vsock device; the socket is noted in `files`.
+///
+/// # Errors
+/// [`LaunchError::Vsock`], [`LaunchError::VsockDirectory`].
+pub fn vsock(config: &Checked, files: &mut SocketFiles) -> Result<Option<OpenVsock>, LaunchError> {
+    let Some(config) = &config.vsock else {
+        return Ok(None);
+    };
+    let CheckedVsock { id, path, .. } = config;
+    let connector =
+        DirectoryConnector::open(path).map_err(|source| LaunchError::VsockDirectory {
+            id: id.clone(),
+            path: path.clone(),
+            source,
+        })?;
+    let listener = Listener::bind(path).map_err(|source| LaunchError::Vsock {
+        id: id.clone(),
+        source,
+    })?;
+    files.add(path);
+    raise_descriptor_limit(id);
+    Ok(Some(OpenVsock {
+        config: config.clone(),
+        backend: VsockBackend {
+            listener: listener.into(),
+            connector: Box::new(connector),
+        },
+    }))
+}
+
+/// The usual limit of 1,024 is meant for programs that use `select`; it may be raised by anyone.
+fn raise_descriptor_limit(id: &str) {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit
+        .maximum
+        .map_or(VSOCK_DESCRIPTORS, |most| most.min(VSOCK_DESCRIPTORS));
+    if limit.current.is_some_and(|current| current < wanted) {
+        limit.current = Some(wanted);
+        if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, limit) {
+            log::debug!("{id}: the limit of open files stays as it is: {errno}");
+        }
     }
 }
 

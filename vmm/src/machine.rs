@@ -255,7 +255,7 @@ impl Machine {
     ) -> impl Iterator<Item = (&VirtioDeviceSlot, &crate::attach::blk::BlkInfo)> {
         self.virtio.iter().filter_map(|slot| match &slot.kind {
             VirtioKind::Blk(info) => Some((slot, info)),
-            VirtioKind::Rng => None,
+            VirtioKind::Rng | VirtioKind::Vsock(_) => None,
         })
     }
 }

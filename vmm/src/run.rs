@@ -91,6 +91,7 @@ fn machine(
     let mut control = launch::control(&config, inherited)?;
     let boot = launch::boot_source(&config)?;
     let disks = launch::disks(&config)?;
+    let vsock = launch::vsock(&config, &mut control.files)?;
     let (chardev, terminal) = console(&config)?;
     if let CheckedSerial::Socket(path) = &config.serial {
         control.files.add(path);
@@ -102,6 +103,7 @@ fn machine(
         cpu,
         boot,
         disks,
+        vsock,
         serial: Box::new(chardev.output()),
         clock: Box::new(wall_clock),
     };

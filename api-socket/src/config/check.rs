@@ -12,7 +12,7 @@ use super::names::{check_name, check_path};
 use super::problem::{KeyPath, Problem, Problems, quoted};
 use super::{
     Actions, CheckedControl, CheckedCpus, CheckedDisk, CheckedKernel, CheckedRng, CheckedSerial,
-    Config, Control, Disk, Log, MachineVersion, RngSetting, SerialBackend, Uuid,
+    CheckedVsock, Config, Control, Disk, Log, MachineVersion, RngSetting, SerialBackend, Uuid,
 };
 
 /// The file into which any number of writers may write.
@@ -39,6 +39,8 @@ pub struct Checked {
     pub disks: Vec<CheckedDisk>,
     /// The random number generator.
     pub rng: Option<CheckedRng>,
+    /// Sockets between guest and host.
+    pub vsock: Option<CheckedVsock>,
     /// What the first serial port is connected to.
     pub serial: CheckedSerial,
     /// Control sockets.
@@ -82,6 +84,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
         memory,
         disks,
         rng,
+        vsock,
         serial,
         control,
         paused,
@@ -99,6 +102,9 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
     let memory_size = memory.check(&"memory".into(), problems);
     let disks = check_disks(disks, problems);
     let rng = rng.check(&"rng".into(), problems);
+    let vsock = vsock
+        .as_ref()
+        .map(|vsock| vsock.check(&"vsock".into(), problems));
     let serial = match serial {
         Some(serial) => serial.check(&"serial".into(), problems),
         None if *daemonize => CheckedSerial::Null,
@@ -122,6 +128,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
         memory_size,
         disks,
         rng,
+        vsock,
         serial,
         control,
         paused: *paused,
@@ -195,7 +202,8 @@ fn check_daemonize(config: &Config, problems: &mut Problems) {
 /// Every virtio device takes one slot of the machine.
 fn check_slots(config: &Config, problems: &mut Problems) {
     let slots = config.machine.device_slots();
-    let others = usize::from(config.rng != RngSetting::Switch(false));
+    let others =
+        usize::from(config.rng != RngSetting::Switch(false)) + usize::from(config.vsock.is_some());
     let wanted = config.disks.len().saturating_add(others);
     if wanted > slots {
         problems.push(
@@ -218,6 +226,10 @@ fn check_ids(config: &Config, problems: &mut Problems) {
     // The rule for its text was applied before; here only the id itself is wanted.
     if let Some(rng) = config.rng.check(&KeyPath::root(), &mut Problems::new()) {
         ids.push((KeyPath::from("rng").key("id"), rng.id));
+    }
+    if let Some(vsock) = &config.vsock {
+        let vsock = vsock.check(&KeyPath::root(), &mut Problems::new());
+        ids.push((KeyPath::from("vsock").key("id"), vsock.id));
     }
     let mut first_use: BTreeMap<String, KeyPath> = BTreeMap::new();
     for (at, id) in ids {
@@ -277,6 +289,8 @@ fn used_paths(config: &Config) -> Vec<(KeyPath, &Path, bool)> {
         let at = KeyPath::from("disks").index(index).key("path");
         paths.push((at, Some(&disk.path), !disk.readonly));
     }
+    let vsock = config.vsock.as_ref().map(|vsock| &vsock.path);
+    paths.push((KeyPath::from("vsock").key("path"), vsock, true));
     let serial = config
         .serial
         .as_ref()

@@ -29,6 +29,7 @@ mod serial;
 mod shape;
 mod size;
 mod uuid;
+mod vsock;
 mod words;
 
 pub use actions::Actions;
@@ -51,6 +52,7 @@ pub use schema::{schema, schema_text};
 pub use serial::{CheckedSerial, Serial, SerialBackend};
 pub use size::{Size, SizeError};
 pub use uuid::Uuid;
+pub use vsock::{CID_MAX, CID_MIN, CheckedVsock, Vsock};
 pub use words::Word;
 
 /// The configuration of one virtual machine, as written: shape and types only, no rule checked.
@@ -83,6 +85,9 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// The random number generator: `true`, or an object with its settings.
     pub rng: RngSetting,
+    /// Sockets between guest and host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
     /// What the first serial port is connected to: by default `stdio`, with `daemonize` `null`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<Serial>,

@@ -52,7 +52,8 @@ fn a_full_configuration_is_read() {
             "disks": [{"path": "root.img", "serial": "S1"},
                       {"id": "data", "path": "/dev/sdb", "readonly": true, "cache": "none",
                        "format": "raw", "werror": "stop", "rerror": "stop", "discard": "ignore"}],
-            "rng": {"id": "entropy"}, "serial": {"backend": "file", "path": "console.log"},
+            "rng": {"id": "entropy"}, "vsock": {"cid": 42, "path": "v.sock"},
+            "serial": {"backend": "file", "path": "console.log"},
             "control": [{"path": "ctl.sock"}, {"fd": 3}],
             "paused": true, "pidfile": "pid", "daemonize": true,
             "log": {"level": "debug", "file": "log"},
@@ -69,6 +70,8 @@ fn a_full_configuration_is_read() {
     assert_eq!(checked.disks[1].id, "data");
     assert_eq!(checked.disks[1].cache, Cache::None);
     assert_eq!(checked.rng.unwrap().id, "entropy");
+    let vsock = checked.vsock.unwrap();
+    assert_eq!((vsock.id.as_str(), vsock.cid), ("vsock0", 42));
     assert_eq!(checked.serial, CheckedSerial::File("console.log".into()));
     assert_eq!(
         checked.control,
@@ -186,6 +189,30 @@ fn every_rule_of_the_devices_names_its_key() {
             "rng.id: ",
         ),
         (json!({"rng": {"id": "-"}}), "rng.id: "),
+        (
+            json!({"vsock": {"path": "v", "id": "rng0"}, "rng": true}),
+            "vsock.id: ",
+        ),
+        (json!({"vsock": {"path": "v", "cid": 2}}), "vsock.cid: "),
+        (
+            json!({"vsock": {"path": "v", "cid": u32::MAX}}),
+            "vsock.cid: ",
+        ),
+        (json!({"vsock": {}}), "vsock.path: "),
+        (json!({"vsock": {"path": ""}}), "vsock.path: "),
+        (json!({"vsock": {"path": "/tmp/.."}}), "vsock.path: "),
+        (
+            json!({"vsock": {"path": format!("/{}/v", "d".repeat(94))}}),
+            "vsock.path: is 97 bytes long, which leaves no room for _PORT",
+        ),
+        (
+            json!({"vsock": {"path": "n".repeat(76)}}),
+            "vsock.path: has a file name of 76 bytes",
+        ),
+        (
+            json!({"vsock": {"path": "c"}, "control": [{"path": "c"}]}),
+            "control[0].path: ",
+        ),
     ]);
 }
 
@@ -273,6 +300,13 @@ fn what_is_allowed_stays_allowed() {
         &json!({"disks": disks(17), "rng": {}}),
         &["disks: 18 virtio devices"],
     );
+    assert_problems(
+        &json!({"disks": disks(16), "rng": true, "vsock": {"path": "v"}}),
+        &["disks: 18 virtio devices"],
+    );
+    let longest = format!("/{}/{}", "d".repeat(19), "n".repeat(75));
+    let longest = json!({"vsock": {"path": longest, "cid": 4_294_967_294_u32}});
+    assert_eq!(problems(&longest), Vec::<String>::new());
     let in_background = parse(br#"{"daemonize": true}"#).unwrap();
     assert_eq!(in_background.serial, CheckedSerial::Null);
 }
@@ -551,6 +585,9 @@ fn nearly_config() -> impl Strategy<Value = Value> {
             "/disks/0/cache",
             "/rng",
             "/rng/id",
+            "/vsock",
+            "/vsock/cid",
+            "/vsock/path",
             "/serial",
             "/serial/backend",
             "/control",
@@ -592,6 +629,10 @@ fn maybe_sound() -> impl Strategy<Value = Value> {
         ("rng", json!(true)),
         ("rng", json!({"id": "r"})),
         ("rng", json!([null])),
+        ("vsock", json!({"path": "v"})),
+        ("vsock", json!({"cid": 7, "path": "v", "id": "x"})),
+        ("vsock", json!({"cid": 2, "path": "v"})),
+        ("vsock", json!({"cid": 7})),
         ("serial", json!({"backend": "file", "path": "s"})),
         ("serial", json!(null)),
         ("control", json!([{"fd": 3}])),

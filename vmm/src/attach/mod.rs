@@ -9,6 +9,7 @@ pub mod legacy;
 pub mod rng;
 pub mod serial;
 mod virtio;
+pub mod vsock;
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -23,7 +24,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::guest_events::EventSender;
 use crate::kvm::{KvmError, Vm};
-use crate::launch::OpenDisk;
+use crate::launch::{OpenDisk, OpenVsock};
 
 use legacy::LegacyChips;
 pub use virtio::{VirtioDeviceSlot, VirtioKind};
@@ -111,7 +112,7 @@ pub struct Devices {
 }
 
 /// Attaches every device of a machine, in the order that gives each its virtio slot: the disks as
-/// configured, then the random number generator with the id `rng`.
+/// configured, then the random number generator with the id `rng`, then the vsock device.
 ///
 /// # Errors
 /// [`AttachError`].
@@ -121,15 +122,19 @@ pub fn all(
     clock: HostClock,
     disks: Vec<OpenDisk>,
     rng: Option<&str>,
+    vsock: Option<OpenVsock>,
 ) -> Result<Devices, AttachError> {
     let serial = serial::attach(board, serial)?;
     let chips = legacy::attach(board, clock)?;
-    let mut virtio = Vec::with_capacity(disks.len() + 1);
+    let mut virtio = Vec::with_capacity(disks.len() + 2);
     for disk in disks {
         virtio.push(blk::attach(board, disk)?);
     }
     if let Some(id) = rng {
         virtio.push(rng::attach(board, id)?);
+    }
+    if let Some(vsock) = vsock {
+        virtio.push(vsock::attach(board, vsock)?);
     }
     Ok(Devices {
         serial,

@@ -4,12 +4,15 @@
 use std::cell::RefCell;
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use api_socket::config::{CheckedDisk, check};
 use devices::chardev::{Backend, Chardev};
 use devices::io_thread::IoThread;
+use devices::vsock::VsockBackend;
+use devices::vsock::directory::DirectoryConnector;
 use firmware::layout;
 use serde_json::{Value, json};
 
@@ -80,10 +83,29 @@ fn disks(settings: &[Value]) -> Vec<OpenDisk> {
     check(&config).unwrap().disks.iter().map(open).collect()
 }
 
-fn attach_all(board: &mut Board<'_>, disks: Vec<OpenDisk>, rng: Option<&str>) -> Devices {
+/// A vsock device to which nobody connects.
+fn open_vsock() -> OpenVsock {
+    let config = json!({ "vsock": { "path": "v", "cid": 0x1234_5678 } });
+    let config = serde_json::from_value(config).unwrap();
+    let (listener, _) = UnixStream::pair().unwrap();
+    OpenVsock {
+        config: check(&config).unwrap().vsock.unwrap(),
+        backend: VsockBackend {
+            listener: listener.into(),
+            connector: Box::new(DirectoryConnector::open(Path::new("v")).unwrap()),
+        },
+    }
+}
+
+fn attach_all(
+    board: &mut Board<'_>,
+    disks: Vec<OpenDisk>,
+    rng: Option<&str>,
+    vsock: Option<OpenVsock>,
+) -> Devices {
     let console = Chardev::new("serial0", Backend::Null).unwrap();
     let clock = Box::new(|| NOW);
-    all(board, Box::new(console.output()), clock, disks, rng).unwrap()
+    all(board, Box::new(console.output()), clock, disks, rng, vsock).unwrap()
 }
 
 fn byte(bus: &Bus, address: u64) -> u8 {
@@ -140,7 +162,7 @@ fn machine() -> String {
         json!({ "path": "b", "readonly": true }),
         json!({ "path": "c", "cache": "writethrough", "discard": "ignore" }),
     ]);
-    let devices = attach_all(&mut board, images, Some("rng0"));
+    let devices = attach_all(&mut board, images, Some("rng0"), Some(open_vsock()));
     let (pio, mmio) = (board.pio, board.mmio);
     let mut text = String::new();
     for (title, bus) in [("ports", &pio), ("memory", &mmio)] {
@@ -195,7 +217,7 @@ fn every_slot_can_be_taken_and_no_more() {
     let paths: Vec<_> = (0..layout::VIRTIO_MMIO_SLOTS)
         .map(|n| json!({ "path": format!("image{n}") }))
         .collect();
-    let devices = attach_all(&mut board, disks(&paths), None);
+    let devices = attach_all(&mut board, disks(&paths), None, None);
     let slots: Vec<_> = devices.virtio.iter().map(|slot| slot.slot).collect();
     assert_eq!(slots, (0..17).collect::<Vec<u8>>());
     let refused = rng::attach(&mut board, "rng0").err().unwrap();

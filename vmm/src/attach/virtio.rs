@@ -6,6 +6,7 @@ use devices::io_thread::IoThreadError;
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::core::Wiring;
 use devices::virtio::transport::mmio::MmioTransport;
+use devices::virtio::vsock::stats::VsockStats;
 use firmware::layout;
 
 use super::{AttachError, Board};
@@ -41,6 +42,8 @@ pub enum VirtioKind {
     Blk(super::blk::BlkInfo),
     /// A random number generator.
     Rng,
+    /// Sockets between guest and host; the device's counters.
+    Vsock(Arc<VsockStats>),
 }
 
 /// Puts `device` into the next free slot.

@@ -4,8 +4,8 @@
 //! under the name that the user typed.
 
 use api_socket::config::{
-    CPUS_MAX, Config, Control, Disk, KeyPath, Problem, Problems, RngSetting, Serial, SerialBackend,
-    Size, Word, quoted,
+    CID_MAX, CID_MIN, CPUS_MAX, Config, Control, Disk, KeyPath, Problem, Problems, RngSetting,
+    Serial, SerialBackend, Size, Vsock, Word, quoted,
 };
 
 use super::keyval::KeyVal;
@@ -132,6 +132,12 @@ fn merge_devices(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
         }
         None => {}
     }
+    if let Some(text) = &args.vsock
+        && let Some(vsock) = vsock(text, problems)
+    {
+        config.vsock = Some(vsock);
+        from.note("vsock", "--vsock");
+    }
     if let Some(text) = &args.serial
         && let Some(serial) = serial(text, problems)
     {
@@ -231,6 +237,26 @@ fn disk(text: &str, at: &KeyPath, problems: &mut Problems) -> Option<Disk> {
     };
     list.finish();
     path.map(|_| disk)
+}
+
+/// `path=PATH,key=value,...` or `PATH,key=value,...`.
+fn vsock(text: &str, problems: &mut Problems) -> Option<Vsock> {
+    let at = KeyPath::from("--vsock");
+    let mut list = KeyVal::split(text, "path", &at, problems);
+    let path = list.required("path");
+    let (id, cid) = (list.text("id"), list.text("cid"));
+    list.finish();
+    let number = cid.as_deref().map(str::parse);
+    if let (Some(Err(_)), Some(cid)) = (&number, &cid) {
+        let what = format!("{} is not an address", quoted(cid));
+        problems.push(at.key("cid"), what, format!("write {CID_MIN} to {CID_MAX}"));
+        return None;
+    }
+    Some(Vsock {
+        id,
+        cid: number.and_then(Result::ok),
+        path: path?.into(),
+    })
 }
 
 /// `stdio`, `null`, `pty`, `file=PATH` or `socket=PATH`.

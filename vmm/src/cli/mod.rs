@@ -84,6 +84,12 @@ comma in a value is written twice):
   rerror=report|ignore|stop                             [default: report]
   discard=unmap|ignore                                  [default: unmap]
 
+Keys of --vsock, as in path=web.vsock,cid=3 (path= may be left out in front):
+  path=PATH                host programs connect here and say CONNECT PORT; the
+                           guest's connections go to PATH_PORT
+  cid=N                    the guest's address, 3 to 4294967294 [default: 3]
+  id=ID                    the name in control commands [default: vsock0]
+
 Flags override the single settings of --config and add to its lists of disks and
 control sockets.
 

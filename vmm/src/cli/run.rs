@@ -79,6 +79,10 @@ pub struct RunArgs {
         help_heading = "Devices"
     )]
     pub rng: Option<bool>,
+    /// Add sockets between guest and host: the path for host programs to connect to, or a list of
+    /// the keys below
+    #[arg(long, value_name = "VSOCK", help_heading = "Devices")]
+    pub vsock: Option<String>,
     /// Connect the serial port: stdio, null, pty, file=PATH or socket=PATH [default: stdio]
     #[arg(long, value_name = "WHERE", help_heading = "Devices")]
     pub serial: Option<String>,

@@ -257,6 +257,26 @@ fn flag_disk_reports_every_fault() {
 }
 
 #[test]
+fn flag_vsock() {
+    let vsock = checked(&["--vsock", "cid=42,path=a,,b"]).vsock.unwrap();
+    assert_eq!((vsock.cid, vsock.path.as_path()), (42, Path::new("a,b")));
+    assert_eq!(vsock.id, "vsock0");
+    let file = r#"{"vsock": {"path": "a", "cid": 7}}"#;
+    let over_file = over(file, &["--vsock", "b,id=v"]).unwrap().checked;
+    let vsock = over_file.vsock.unwrap();
+    assert_eq!((vsock.cid, vsock.id.as_str()), (3, "v"));
+    for (list, problem) in [
+        ("cid=42", "--vsock.path: is missing"),
+        ("a,cid=x", "--vsock.cid: \"x\" is not an address"),
+        ("a,cid=2", "--vsock.cid: 2 cannot be a guest's address"),
+        ("a,uds=b", "--vsock.uds: is not a known key"),
+    ] {
+        let found = problems(&["--vsock", list]);
+        assert!(found[0].starts_with(problem), "{found:?}");
+    }
+}
+
+#[test]
 fn flag_rng() {
     assert_eq!(checked(&["--rng"]).rng.unwrap().id, "rng0");
     let file = r#"{"rng": {"id": "entropy"}}"#;

@@ -8,6 +8,7 @@ use api_socket::qmp::types::{
 };
 
 use super::cpu::qom_path;
+use crate::attach::VirtioKind;
 use crate::kvm::stats::{Descriptor, Kind, Stat, StatsError, StatsFd, Unit};
 use crate::main_loop::MainLoop;
 
@@ -156,23 +157,33 @@ fn schema_of(descriptor: &Descriptor) -> StatsSchemaValue {
     }
 }
 
-/// Exits of each vCPU by cause.
+/// Exits of each vCPU by cause, and what devices count that no command of QEMU's shows.
 pub(super) fn counters(main: &MainLoop) -> Vec<CounterGroup> {
-    main.machine
-        .vcpus
-        .threads()
-        .enumerate()
-        .map(|(index, (_, counters))| CounterGroup {
-            id: qom_path(index),
-            counters: counters
-                .each()
-                .map(|(name, value)| Counter {
-                    name: name.to_owned(),
-                    value,
-                })
-                .collect(),
-        })
-        .collect()
+    let vcpus = main.machine.vcpus.threads().enumerate();
+    let mut groups: Vec<_> = vcpus
+        .map(|(index, (_, counters))| group(qom_path(index), counters.each()))
+        .collect();
+    groups.extend(
+        main.machine
+            .virtio
+            .iter()
+            .filter_map(|slot| match &slot.kind {
+                VirtioKind::Vsock(stats) => Some(group(slot.id.to_string(), stats.each())),
+                VirtioKind::Blk(_) | VirtioKind::Rng => None,
+            }),
+    );
+    groups
+}
+
+fn group(id: String, counters: impl IntoIterator<Item = (&'static str, u64)>) -> CounterGroup {
+    let counter = |(name, value): (&str, u64)| Counter {
+        name: name.to_owned(),
+        value,
+    };
+    CounterGroup {
+        id,
+        counters: counters.into_iter().map(counter).collect(),
+    }
 }
 
 #[cfg(test)]
