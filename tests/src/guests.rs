@@ -47,6 +47,8 @@ guests! {
     SPIN = "spin";
     /// Ends by a triple fault.
     TRIPLE_FAULT = "triple_fault";
+    /// Services on sockets, for programs of the host to try.
+    VSOCK = "vsock";
 }
 
 /// A guest's image without its PVH note, so that a loader has to enter it by Linux's 64-bit

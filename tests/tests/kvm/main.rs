@@ -40,6 +40,7 @@ mod resets;
 mod run_state;
 mod storm;
 mod terminal;
+mod vsock;
 
 use harness::guest::{Guest, Launch, status};
 use serde_json::Value;

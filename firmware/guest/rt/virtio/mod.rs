@@ -3,6 +3,7 @@
 pub mod blk;
 pub mod queue;
 pub mod rng;
+pub mod vsock;
 
 use crate::{boot_info, mmio};
 
@@ -70,6 +71,8 @@ pub const FAILED: u32 = 128;
 
 /// Feature: indirect descriptors.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
+/// Feature: notifications and interrupts by ring position.
+pub const F_EVENT_IDX: u64 = 1 << 29;
 /// Feature: not legacy.
 pub const F_VERSION_1: u64 = 1 << 32;
 
@@ -77,6 +80,8 @@ pub const F_VERSION_1: u64 = 1 << 32;
 pub const DEVICE_BLOCK: u32 = 2;
 /// Entropy source.
 pub const DEVICE_RNG: u32 = 4;
+/// Socket device.
+pub const DEVICE_VSOCK: u32 = 19;
 
 /// Why a device could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +108,7 @@ pub fn device_name(id: u32) -> &'static str {
         9 => "9P transport",
         16 => "GPU",
         18 => "input device",
-        19 => "vsock",
+        DEVICE_VSOCK => "vsock",
         20 => "crypto device",
         24 => "memory device",
         26 => "file system",

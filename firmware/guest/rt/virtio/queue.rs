@@ -20,6 +20,9 @@ pub const DESCRIPTOR_SIZE: u64 = 16;
 /// Available ring's flag: no interrupts, please.
 const NO_INTERRUPT: u16 = 1;
 
+/// Used ring's flag: no notifications, please.
+const NO_NOTIFY: u16 = 1;
+
 const RING_INDEX: u64 = 2;
 const RING_ENTRIES: u64 = 4;
 
@@ -55,6 +58,10 @@ pub struct Queue {
     next: [Option<u16>; SIZE_MAX as usize],
     available: u16,
     used: u16,
+    /// Whether notifications and interrupts go by ring position.
+    event_idx: bool,
+    /// The available index when it was last asked whether to notify.
+    told: u16,
 }
 
 impl Queue {
@@ -74,6 +81,8 @@ impl Queue {
             next: [None; SIZE_MAX as usize],
             available: 0,
             used: 0,
+            event_idx: false,
+            told: 0,
         }
     }
 
@@ -111,6 +120,27 @@ impl Queue {
     pub fn want_interrupts(&self, wanted: bool) {
         self.memory
             .write16(PAGE, if wanted { 0 } else { NO_INTERRUPT });
+    }
+
+    /// Notifications and interrupts go by ring position from now on, as was agreed.
+    pub fn set_event_idx(&mut self, event_idx: bool) {
+        self.event_idx = event_idx;
+    }
+
+    /// Whether the device wants to be notified of what was submitted since the last call, section
+    /// 2.7.10.
+    pub fn needs_notification(&mut self) -> bool {
+        let old = core::mem::replace(&mut self.told, self.available);
+        if old == self.available {
+            return false;
+        }
+        if !self.event_idx {
+            return self.memory.read16(2 * PAGE) & NO_NOTIFY == 0;
+        }
+        let event = 2 * PAGE + RING_ENTRIES + u64::from(self.size) * 8;
+        let event = self.memory.read16(event);
+        let ahead = self.available.wrapping_sub(event).wrapping_sub(1);
+        ahead < self.available.wrapping_sub(old)
     }
 
     /// Puts a chain of segments into the available ring; returns its head, or none if there is no
@@ -194,6 +224,11 @@ impl Queue {
         let head = self.memory.read32(entry);
         let written = self.memory.read32(entry + 4);
         self.used = self.used.wrapping_add(1);
+        if self.event_idx {
+            // The interrupt is wanted after half the numbers there are: never.
+            let event = PAGE + RING_ENTRIES + u64::from(self.size) * 2;
+            self.memory.write16(event, self.used.wrapping_add(0x8000));
+        }
         assert!(
             head < u32::from(self.size),
             "the device returned descriptor {head}"
