@@ -1,9 +1,11 @@
-//! Compiles the test guests of tests/guest, each a program that a VMM boots.
+//! Compiles the test guests of tests/guest, each a program that a VMM boots, and the programs of
+//! tests/programs, which run on any Linux.
 
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread::available_parallelism;
 
 #[path = "../firmware/guest/compile.rs"]
@@ -40,5 +42,27 @@ fn main() -> Result<(), Box<dyn Error>> {
             compile::finish(&mut compiler, &name)?;
         }
     }
+    compile::rerun_if_changed(&tests.join("programs"));
+    build_program(&tests.join("programs/sockets.rs"), &out.join("sockets"))?;
+    Ok(())
+}
+
+/// Compiles a static program that needs nothing of where it runs.
+fn build_program(source: &Path, program: &Path) -> Result<(), Box<dyn Error>> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut compiler = Command::new(rustc);
+    compiler
+        .args([
+            "--edition=2024",
+            "--target=x86_64-unknown-linux-gnu",
+            "-Ctarget-feature=+crt-static",
+            "-Copt-level=s",
+            "-Cpanic=abort",
+            "-Cstrip=symbols",
+        ])
+        .arg(source)
+        .arg("-o")
+        .arg(program);
+    compile::finish(&mut compiler.spawn()?, "sockets")?;
     Ok(())
 }

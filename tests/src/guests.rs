@@ -51,6 +51,9 @@ guests! {
     VSOCK = "vsock";
 }
 
+/// Not a guest but a program for Linux, tests/programs/sockets.rs: both ends of the socket tests.
+pub const SOCKETS: &str = concat!(env!("OUT_DIR"), "/sockets");
+
 /// A guest's image without its PVH note, so that a loader has to enter it by Linux's 64-bit
 /// protocol.
 pub fn without_pvh_note(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -9,3 +9,4 @@ mod power;
 mod processor;
 mod shell;
 mod testbed;
+mod vsock;
