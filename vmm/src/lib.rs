@@ -2,7 +2,7 @@
 //!
 //! [`launch`] opens what the configuration names, [`builder`] makes a [`machine`] of it, and the
 //! [`main_loop`] owns that machine until it ends. ARCHITECTURE.md has the threads, the ownership
-//! rules and two walks through the code.
+//! rules and walks through the code.
 
 pub mod arch;
 pub mod attach;
