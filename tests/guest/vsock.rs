@@ -5,7 +5,7 @@
 //! ```text
 //! 7   sends back what it gets, and ends when the peer has ended
 //! 9   takes all; at the end sends count and FNV-1a hash, 8 bytes each, and closes
-//! 10  takes all; at the end sends the count, 8 bytes, and closes
+//! 10  gets a length of 8 bytes, takes so many, sends the count of all, 8 bytes, and closes
 //! 18  gets a length of 8 bytes, sends so many of anything, and closes
 //! 19  the same with `pattern`
 //! 20  gets port, connections, bytes and socket type, 4 bytes each, and closes; connects so often to
@@ -106,6 +106,11 @@ impl Conn {
             buf_alloc: self.room(),
             fwd_cnt: self.fwd,
         }
+    }
+
+    /// The length that the peer named, once it has.
+    fn length(&self) -> u64 {
+        u64::from(self.word(1)) << 32 | u64::from(self.word(0))
     }
 
     fn word(&self, index: usize) -> u32 {
@@ -284,13 +289,12 @@ impl Guest {
                     conn.hash = (conn.hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
                 }
             }
-            DISCARD => {}
-            SOURCE | PATTERN | DIAL => {
+            DISCARD | SOURCE | PATTERN | DIAL => {
                 for (at, byte) in (start as usize..conn.words.len()).zip(data) {
                     conn.words[at] = *byte;
                 }
-                if conn.local != DIAL && start < 8 && conn.got >= 8 {
-                    conn.left = u64::from(conn.word(1)) << 32 | u64::from(conn.word(0));
+                if matches!(conn.local, SOURCE | PATTERN) && start < 8 && conn.got >= 8 {
+                    conn.left = conn.length();
                 }
             }
             _ => {
@@ -328,7 +332,8 @@ impl Guest {
         let peer_has_ended = conn.peer_ended & SEND != 0;
         match conn.local {
             ECHO if peer_has_ended => self.close(index),
-            SINK | DISCARD if peer_has_ended => self.answer(index),
+            SINK if peer_has_ended => self.answer(index),
+            DISCARD if conn.got >= 8 && conn.got - 8 >= conn.length() => self.answer(index),
             SOURCE | PATTERN if conn.got >= 8 => self.close(index),
             DIAL if conn.got >= 16 => {
                 self.dialling = Dialling {

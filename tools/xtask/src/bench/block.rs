@@ -63,6 +63,7 @@ pub(super) fn run(bench: &Bench) -> Outcome<()> {
                 path: &disk,
                 direct,
             }),
+            vsock: None,
             control: None,
             scratch: &bench.scratch,
         };

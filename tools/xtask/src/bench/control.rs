@@ -71,6 +71,7 @@ fn spawn(peer: &Peer, bench: &Bench, socket: &Path) -> std::io::Result<Child> {
     let launch = Launch {
         kernel: &bench.boot_exit,
         disk: None,
+        vsock: None,
         control: Some(socket),
         scratch: &bench.scratch,
     };

@@ -61,6 +61,7 @@ pub(super) fn run(bench: &Bench) -> Outcome<()> {
             path: &disk,
             direct: true,
         }),
+        vsock: None,
         control: None,
         scratch: &bench.scratch,
     };

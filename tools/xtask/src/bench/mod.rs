@@ -11,6 +11,7 @@ mod peer;
 mod sample;
 mod start;
 mod syscalls;
+mod vsock;
 
 use std::path::{Path, PathBuf};
 
@@ -50,15 +51,18 @@ enum Which {
     Block,
     /// Linux to its power-off: the microVM kernel and Debian's
     Linux,
+    /// Sockets between guest and host, served by a guest program
+    Vsock,
 }
 
-const ALL: [Which; 6] = [
+const ALL: [Which; 7] = [
     Which::Start,
     Which::Control,
     Which::Memory,
     Which::Syscalls,
     Which::Block,
     Which::Linux,
+    Which::Vsock,
 ];
 
 /// What a bench works with.
@@ -67,6 +71,8 @@ struct Bench {
     boot_exit: PathBuf,
     /// ELF of the guest that measures its disk.
     blk_bench: PathBuf,
+    /// ELF of the guest that serves sockets.
+    vsock: PathBuf,
     /// thimble first.
     peers: Vec<Peer>,
     rounds: usize,
@@ -88,6 +94,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Outcome<()> {
     let bench = Bench {
         boot_exit: guests.join("boot_exit.elf"),
         blk_bench: guests.join("blk_bench.elf"),
+        vsock: guests.join("vsock.elf"),
         peers: peer::present(&thimble),
         rounds: arguments.rounds.max(1),
         scratch,
@@ -106,6 +113,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Outcome<()> {
         Which::Syscalls => syscalls::run(&bench),
         Which::Block => block::run(&bench),
         Which::Linux => linux::run(workspace, &thimble, &bench),
+        Which::Vsock => vsock::run(&bench),
     });
     std::fs::remove_dir_all(&bench.scratch).context(bench.scratch.display())?;
     result

@@ -44,6 +44,8 @@ pub(super) struct Launch<'a> {
     pub(super) kernel: &'a Path,
     /// A disk.
     pub(super) disk: Option<Image<'a>>,
+    /// Where the guest's sockets are reached, for those that have this.
+    pub(super) vsock: Option<&'a Path>,
     /// Where the control socket is to be, for those that have one.
     pub(super) control: Option<&'a Path>,
     /// A directory for the peer's own files.
@@ -121,6 +123,11 @@ fn thimble(command: &mut Command, launch: &Launch<'_>) {
             disk.cache()
         ));
     }
+    if let Some(path) = launch.vsock {
+        command
+            .arg("--vsock")
+            .arg(format!("path={}", path.display()));
+    }
     if let Some(control) = launch.control {
         command.arg("--control").arg(control);
     }
@@ -170,11 +177,14 @@ fn firecracker(command: &mut Command, launch: &Launch<'_>) -> std::io::Result<()
             "is_read_only": false, "io_engine": "Sync",
         })]
     });
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "boot-source": { "kernel_image_path": launch.kernel, "boot_args": "end=i8042" },
         "machine-config": { "vcpu_count": 1, "mem_size_mib": MEMORY_MIB },
         "drives": drives,
     });
+    if let Some(path) = launch.vsock {
+        config["vsock"] = serde_json::json!({ "guest_cid": 3, "uds_path": path });
+    }
     let file = launch.scratch.join("firecracker.json");
     std::fs::write(&file, config.to_string())?;
     // Its own messages would otherwise come before the guest's first byte.

@@ -40,6 +40,7 @@ pub(super) fn run(bench: &Bench) -> Outcome<()> {
     let launch = Launch {
         kernel: &bench.boot_exit,
         disk: None,
+        vsock: None,
         control: None,
         scratch: &bench.scratch,
     };
