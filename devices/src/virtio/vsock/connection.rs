@@ -4,7 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use super::backlog::Backlog;
-use super::flow::Flow;
+use super::flow::{Flow, Phase};
 use super::packet::{Header, SHUTDOWN_SEND};
 use super::table::Ports;
 use crate::vsock::SocketKind;
@@ -82,6 +82,15 @@ impl Connection {
 
     pub(super) fn kind(&self) -> SocketKind {
         self.kind
+    }
+
+    /// Whether both sides agreed on it.
+    pub(super) fn is_made(&self) -> bool {
+        match &self.stage {
+            Stage::Greeting => false,
+            Stage::Open { flow, .. } => flow.phase() != Phase::Requested,
+            Stage::Lingering { .. } => true,
+        }
     }
 
     /// Its ports, while the guest knows it.

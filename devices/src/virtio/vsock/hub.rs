@@ -176,11 +176,16 @@ impl Hub {
         self.wake(id);
     }
 
-    /// Accepts those who wait, a bounded number. Answers whether there may be more.
-    pub(super) fn accept(&mut self) -> bool {
+    /// Whether [`Self::accept`] may find somebody.
+    pub(super) fn may_accept(&self) -> bool {
+        self.listener_ready && !self.accepting_is_held && !self.table.is_full()
+    }
+
+    /// Accepts those who wait, a bounded number.
+    pub(super) fn accept(&mut self) {
         for _ in 0..ACCEPTS {
-            if !self.listener_ready || self.accepting_is_held || self.table.is_full() {
-                return false;
+            if !self.may_accept() {
+                return;
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match net::accept_with(&self.backend.listener, flags) {
@@ -206,7 +211,6 @@ impl Hub {
                 }
             }
         }
-        true
     }
 
     /// Looks for the first line of a host peer.
@@ -446,13 +450,13 @@ impl Hub {
         let mut late = Vec::new();
         for (id, connection) in self.table.iter() {
             match connection.deadline {
-                Some(deadline) if deadline <= now => late.push(id),
+                Some(deadline) if deadline <= now => late.push((id, connection.is_made())),
                 Some(_) => waiting = true,
                 None => {}
             }
         }
-        for id in late {
-            add(&self.stats.refused, 1);
+        for (id, is_made) in late {
+            add(&self.stats.refused, u64::from(!is_made));
             self.reset(id);
         }
         if waiting {

@@ -129,7 +129,13 @@ impl Rx {
         self.data.clear();
         let mut left = wanted;
         while left > 0 && self.taken.len() < CHAINS_MAX {
-            let Some(head) = self.pop()? else { break };
+            // With a buffer in hand there is no need to be notified of the next.
+            let head = if self.taken.is_empty() {
+                self.pop()?
+            } else {
+                self.queue.queue.pop(&self.memory)?
+            };
+            let Some(head) = head else { break };
             let chain = self.queue.queue.chain(&self.memory, head);
             self.chain.collect(chain)?;
             let mut writer = self.chain.writable(&self.memory);

@@ -181,11 +181,11 @@ impl VsockWorker {
             _ => self.hub.poll(),
         }
         self.tell_transport_reset()?;
-        let mut more = self.hub.accept();
+        self.hub.accept();
         self.hub.rest();
         if let Some(rx) = &mut self.rx {
-            more |= self.hub.feed(rx, begun, &self.recall)? == Fed::More;
-            if more {
+            let fed = self.hub.feed(rx, begun, &self.recall)?;
+            if fed == Fed::More || self.hub.may_accept() {
                 rx.ring();
             }
         }
