@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use harness::guest::{Guest, LIMIT, Launch, status};
 use harness::{guests, skip};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 
 const ECHO: u32 = 7;
@@ -20,9 +21,15 @@ const NOBODY: u32 = 1234;
 /// The guest that serves sockets, once it does.
 #[track_caller]
 fn serving() -> Guest {
+    serving_with("")
+}
+
+/// The same with words on its command line.
+#[track_caller]
+fn serving_with(cmdline: &str) -> Guest {
     let launch = Launch::new()
         .control()
-        .kernel(guests::VSOCK, "")
+        .kernel(guests::VSOCK, cmdline)
         .args(["--vsock", "cid=42,path=v.sock"]);
     let mut guest = launch.start();
     guest.expect("VSOCK ready cid=42 seqpacket=true");
@@ -153,12 +160,17 @@ fn much_data_arrives_as_it_was_sent_both_ways() {
 
 #[test]
 fn many_connections_at_once_stay_apart() {
-    const MANY: usize = 300;
+    // More than the usual limit of descriptors: thimble raises its own, and we ours.
+    const MANY: usize = 1500;
     if skip::without_kvm() {
         return;
     }
-    let mut guest = serving();
+    let mut guest = serving_with("conns=1600");
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
     let mut streams: Vec<_> = (0..MANY).map(|_| connect(&guest, ECHO)).collect();
+    assert_eq!(counter(&mut guest, "connections"), MANY as u64);
     for (n, stream) in streams.iter_mut().enumerate() {
         stream.write_all(format!("stream {n}").as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -228,4 +240,36 @@ fn connections_outlive_a_pause_and_not_a_reset() {
     guest.expect("VSOCK ready cid=42");
     connect(&guest, ECHO).write_all(b"again").unwrap();
     end(&mut guest);
+}
+
+#[test]
+fn a_path_that_is_taken_is_refused_and_left_alone() {
+    if skip::without_kvm() {
+        return;
+    }
+    let mut guest = serving();
+    let path = guest.path("v.sock");
+    let second = Launch::new().arg("--vsock").arg(&path).start();
+    refused(second, "in use by another process");
+    connect(&guest, ECHO);
+    end(&mut guest);
+
+    let launch = Launch::new().args(["--vsock", "nowhere/v.sock"]);
+    refused(
+        launch.start(),
+        "vsock0: cannot open the directory of nowhere/v",
+    );
+    let launch = Launch::new().args(["--vsock", "file"]);
+    let file = launch.path("file");
+    std::fs::write(&file, "precious").unwrap();
+    let mut guest = launch.start();
+    guest.expect_exit(status::FAILED);
+    guest.expect_stderr("exists and is not a socket");
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+}
+
+#[track_caller]
+fn refused(mut guest: Guest, text: &str) {
+    guest.expect_exit(status::FAILED);
+    guest.expect_stderr(text);
 }
