@@ -415,6 +415,8 @@ fn survive(subject: &Subject, place: usize, case: &Hostile) {
     driver.start(case.features, 16);
     subject.exchange(&mut driver);
     assert_eq!(driver.events.take(), []);
+    // The I/O thread would keep the worker, and its descriptors, until the tests end.
+    saved(&mut driver);
 }
 
 proptest! {

@@ -95,7 +95,9 @@ mod tests {
     fn a_full_backlog_is_an_error_and_no_wait() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("v");
-        let _listener = UnixListener::bind(directory.path().join("v_9")).unwrap();
+        let listener = UnixListener::bind(directory.path().join("v_9")).unwrap();
+        // The standard library's backlog has room for thousands.
+        net::listen(&listener, 1).unwrap();
         let mut connector = DirectoryConnector::open(&path).unwrap();
         let mut sockets = Vec::new();
         let error = loop {

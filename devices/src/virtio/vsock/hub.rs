@@ -44,7 +44,7 @@ const EVENTS: usize = 64;
 /// Most connections accepted at a time.
 const ACCEPTS: usize = 64;
 /// Most host peers that have not said yet where they want to go; the oldest goes for a new one.
-const GREETERS_MAX: usize = 256;
+const GREETERS_MAX: usize = 128;
 /// Most resets waiting to be told to the guest for connections that are not there.
 const RESETS_MAX: usize = 1024;
 
