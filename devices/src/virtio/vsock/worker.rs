@@ -236,6 +236,15 @@ impl Worker for VsockWorker {
         result.and(self.signal())
     }
 
+    /// What the host sends comes by descriptors, which are not worth asking all the time.
+    fn poll(&mut self) -> Result<bool, Fault> {
+        Ok(false)
+    }
+
+    fn stop_polling(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Nothing is ever in flight: what the host has not taken is the connection's, and stays so.
     fn finish(&mut self) -> bool {
         self.rx.iter().for_each(Rx::hear);
