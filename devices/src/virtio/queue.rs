@@ -233,7 +233,24 @@ impl Queue {
         head: u16,
         written: u32,
     ) -> Result<(), QueueError> {
-        let slot = u64::from(self.next_used.0 & (self.layout.size - 1));
+        self.place_used(memory, 0, head, written)?;
+        self.publish_used(memory, 1)
+    }
+
+    /// Writes the used entry `ahead` places after the last one published, for chains that the
+    /// driver must see together or not at all. To be followed by [`Queue::publish_used`].
+    ///
+    /// # Errors
+    /// [`QueueError::OutsideMemory`], which [`Queue::new`] has ruled out.
+    pub fn place_used(
+        &mut self,
+        memory: &GuestMemory,
+        ahead: u16,
+        head: u16,
+        written: u32,
+    ) -> Result<(), QueueError> {
+        let place = self.next_used + Wrapping(ahead);
+        let slot = u64::from(place.0 & (self.layout.size - 1));
         let entry = self.layout.used + RING_HEADER + slot * USED_ENTRY;
         let element = u64::from(head) | u64::from(written) << 32;
         let outside = |_| QueueError::OutsideMemory {
@@ -242,9 +259,16 @@ impl Queue {
         };
         memory
             .write_slice(&element.to_le_bytes(), GuestAddress(entry))
-            .map_err(outside)?;
-        self.next_used += 1;
-        // Release: the driver must see the element, and the data, before the index.
+            .map_err(outside)
+    }
+
+    /// Shows the driver the `count` entries placed by [`Queue::place_used`].
+    ///
+    /// # Errors
+    /// [`QueueError::OutsideMemory`], which [`Queue::new`] has ruled out.
+    pub fn publish_used(&mut self, memory: &GuestMemory, count: u16) -> Result<(), QueueError> {
+        self.next_used += count;
+        // Release: the driver must see the elements, and the data, before the index.
         self.store_used(memory, RING_INDEX, self.next_used.0, Ordering::Release)
     }
 
@@ -410,6 +434,23 @@ mod tests {
                 next_used: 0x10
             }
         );
+    }
+
+    #[test]
+    fn entries_that_belong_together_appear_at_once() {
+        let (memory, mut driver, mut queue) = pair(0);
+        for _ in 0..3 {
+            let heads = [(); 5].map(|()| driver.add(&[readable(DATA, 1)]));
+            for (ahead, &head) in (0..).zip(&heads) {
+                queue.pop(&memory).unwrap();
+                queue.place_used(&memory, ahead, head, 7).unwrap();
+            }
+            assert_eq!(driver.pop_used(), None);
+            queue.publish_used(&memory, 5).unwrap();
+            for head in heads {
+                assert_eq!(driver.pop_used(), Some((head, 7)));
+            }
+        }
     }
 
     #[test]
