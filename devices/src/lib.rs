@@ -22,6 +22,7 @@ pub mod legacy;
 pub mod limited_log;
 pub mod memory;
 mod random;
+pub mod rate_limit;
 pub mod saved;
 pub mod virtio;
 pub mod vsock;
