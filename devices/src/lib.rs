@@ -21,6 +21,7 @@ pub mod irq;
 pub mod legacy;
 pub mod limited_log;
 pub mod memory;
+pub mod net;
 mod random;
 pub mod rate_limit;
 pub mod saved;
