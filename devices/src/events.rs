@@ -21,6 +21,11 @@ pub enum GuestEvent {
     PvShutdown,
     /// A block request failed in the backend.
     BlockIoError(BlockIoError),
+    /// A driver changed what its network card receives. Said once until the filter is asked for.
+    NicRxFilterChanged {
+        /// The device's id.
+        id: Arc<str>,
+    },
     /// A virtio device was told to stop: its rings or requests made no sense. Said once until the
     /// driver resets it.
     DeviceNeedsReset {

@@ -60,6 +60,7 @@ fn ends_the_guest(event: &GuestEvent) -> bool {
         | GuestEvent::PvShutdown => true,
         GuestEvent::CrashLoaded
         | GuestEvent::BlockIoError(_)
+        | GuestEvent::NicRxFilterChanged { .. }
         | GuestEvent::DeviceNeedsReset { .. } => false,
     }
 }

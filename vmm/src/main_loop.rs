@@ -417,6 +417,9 @@ impl MainLoop {
                     self.must(Input::DiskStopped);
                 }
             }
+            GuestEvent::NicRxFilterChanged { id } => {
+                self.tell(events::nic_rx_filter_changed(&id));
+            }
             GuestEvent::DeviceNeedsReset { id, reason } => {
                 devices::limited_warn!("{id}: stopped until its driver resets it: {reason}");
             }

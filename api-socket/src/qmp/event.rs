@@ -103,6 +103,9 @@ events! {
     "DUMP_COMPLETED" DumpCompleted(DumpCompletedData);
     /// A job has gone from one state to another.
     "JOB_STATUS_CHANGE" JobStatusChange(JobStatusChangeData);
+    /// A guest's driver has changed what its network card receives. Sent once; again after
+    /// `query-rx-filter` has been asked for that card.
+    "NIC_RX_FILTER_CHANGED" NicRxFilterChanged(NicRxFilterChangedData);
     /// The guest has set its clock. At most one a second.
     "RTC_CHANGE" RtcChange(RtcChangeData);
 }

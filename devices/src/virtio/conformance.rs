@@ -13,6 +13,7 @@ use super::device::VirtioDevice;
 use super::fake_driver::{
     DATA, Driver, DriverQueue, Events, MEMORY_LEN, descriptor, readable, writable,
 };
+use super::net::{NetLimits, NetOptions, VirtioNet};
 use super::rng::{HostEntropy, Rng};
 use super::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 use super::transport::saved::TransportState;
@@ -22,6 +23,7 @@ use crate::disk::raw::RawDisk;
 use crate::events::GuestEvent;
 use crate::io_thread::IoThread;
 use crate::memory::SharedMemory;
+use crate::net::fake;
 use crate::saved::Saved;
 use crate::vsock::{Connector, SocketKind, VsockBackend};
 
@@ -63,6 +65,19 @@ fn rng(_events: &Arc<Events>) -> Box<dyn VirtioDevice> {
     Box::new(Rng::new(Box::new(HostEntropy)))
 }
 
+/// Its peer has gone: what is sent is lost, which the driver does not see.
+fn net(events: &Arc<Events>) -> Box<dyn VirtioDevice> {
+    let (backend, _peer) = fake::pair(2);
+    let options = NetOptions {
+        id: Arc::from("dev0"),
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: Some(1500),
+        limits: NetLimits::default(),
+        events: events.clone(),
+    };
+    Box::new(VirtioNet::new(Box::new(backend), options).unwrap())
+}
+
 /// Nobody connects to it, and it connects nowhere.
 fn vsock(_events: &Arc<Events>) -> Box<dyn VirtioDevice> {
     struct Nowhere;
@@ -88,6 +103,14 @@ fn ask_for_a_byte(driver: &mut Driver) -> (u16, u32) {
     (driver.queues[0].add(&chain), 1)
 }
 
+/// A frame of 84 bytes whose header is invalid; it is dropped.
+fn send_a_frame(driver: &mut Driver) -> (u16, u32) {
+    let memory = driver.memory.clone();
+    let header = [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    memory.write_slice(&header, GuestAddress(DATA)).unwrap();
+    (driver.queues[1].add(&[readable(DATA, 96)]), 0)
+}
+
 /// A packet of nobody's, which is taken and dropped.
 fn send_a_packet(driver: &mut Driver) -> (u16, u32) {
     let memory = driver.memory.clone();
@@ -95,12 +118,18 @@ fn send_a_packet(driver: &mut Driver) -> (u16, u32) {
     (driver.queues[1].add(&[readable(DATA, 44)]), 0)
 }
 
-const DEVICES: [Subject; 3] = [
+const DEVICES: [Subject; 4] = [
     Subject {
         name: "blk",
         make: blk,
         queue: 0,
         ask: ask_for_a_byte,
+    },
+    Subject {
+        name: "net",
+        make: net,
+        queue: 1,
+        ask: send_a_frame,
     },
     Subject {
         name: "rng",

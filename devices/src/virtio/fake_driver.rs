@@ -71,7 +71,7 @@ pub struct Buffer {
 
 /// For the device to read.
 #[must_use]
-pub fn readable(address: u64, len: u32) -> Buffer {
+pub const fn readable(address: u64, len: u32) -> Buffer {
     Buffer {
         address,
         len,
@@ -81,7 +81,7 @@ pub fn readable(address: u64, len: u32) -> Buffer {
 
 /// For the device to write.
 #[must_use]
-pub fn writable(address: u64, len: u32) -> Buffer {
+pub const fn writable(address: u64, len: u32) -> Buffer {
     Buffer {
         address,
         len,

@@ -2,7 +2,7 @@
 //!
 //! * [`spec`]: numbers of the standard that more than one file needs.
 //! * [`queue`] and [`chain`]: the device's side of a split virtqueue.
-//! * [`device`]: what a device is; [`blk`], [`rng`], [`vsock`]: the devices.
+//! * [`device`]: what a device is; [`blk`], [`net`], [`rng`], [`vsock`]: the devices.
 //! * [`transport`]: the registers a driver sees, and the life of a device.
 //! * [`saved`]: the plain form of every device's own state.
 //! * `fake_driver`: the driver's side, for tests, fuzz targets and benches.
@@ -19,6 +19,7 @@ pub mod device;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake_driver;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod saved;

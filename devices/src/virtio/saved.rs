@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::blk::saved::BlkState;
+use super::net::saved::NetState;
 
 /// A device's own state, by kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +14,8 @@ use super::blk::saved::BlkState;
 pub enum DeviceState {
     /// A block device.
     Blk(BlkState),
+    /// A network card.
+    Net(NetState),
     /// An entropy source; it remembers nothing.
     Rng,
     /// A socket device; its connections end with the machine that had them.

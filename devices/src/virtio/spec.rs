@@ -2,6 +2,8 @@
 //!
 //! The test below compares them with the Linux headers (through `virtio-bindings`).
 
+/// Device type of a network card (5).
+pub const TYPE_NET: u32 = 1;
 /// Device type of a block device (5).
 pub const TYPE_BLOCK: u32 = 2;
 /// Device type of an entropy source (5).
@@ -58,6 +60,7 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_linux_headers() {
+        assert_eq!(TYPE_NET, ids::VIRTIO_ID_NET);
         assert_eq!(TYPE_BLOCK, ids::VIRTIO_ID_BLOCK);
         assert_eq!(TYPE_ENTROPY, ids::VIRTIO_ID_RNG);
         assert_eq!(TYPE_VSOCK, ids::VIRTIO_ID_VSOCK);

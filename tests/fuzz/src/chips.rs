@@ -34,7 +34,9 @@ impl EventSink for Outside {
     fn raise(&self, event: GuestEvent) {
         assert!(!matches!(
             event,
-            GuestEvent::BlockIoError(_) | GuestEvent::DeviceNeedsReset { .. }
+            GuestEvent::BlockIoError(_)
+            | GuestEvent::NicRxFilterChanged { .. }
+            | GuestEvent::DeviceNeedsReset { .. }
         ));
     }
 }

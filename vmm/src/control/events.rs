@@ -5,8 +5,8 @@ use std::io;
 use api_socket::qmp::event::Event;
 use api_socket::qmp::types::{
     BlockDeviceIoStatus, BlockErrorAction, BlockIoErrorData, GuestCrashloadedData,
-    GuestPanicAction, GuestPanickedData, IoOperationType, ResetData, RtcChangeData, ShutdownCause,
-    ShutdownData,
+    GuestPanicAction, GuestPanickedData, IoOperationType, NicRxFilterChangedData, ResetData,
+    RtcChangeData, ShutdownCause, ShutdownData,
 };
 use devices::events::BlockIoError;
 
@@ -74,6 +74,14 @@ pub(crate) fn io_status(error: &BlockIoError) -> BlockDeviceIoStatus {
 
 fn no_space(error: &BlockIoError) -> bool {
     error.errno == libc::ENOSPC
+}
+
+/// NIC_RX_FILTER_CHANGED, of the network card `id`.
+pub(crate) fn nic_rx_filter_changed(id: &str) -> Event {
+    Event::NicRxFilterChanged(NicRxFilterChangedData {
+        name: Some(id.to_owned()),
+        path: super::block::qdev(id),
+    })
 }
 
 /// RTC_CHANGE, of a guest's clock that is `offset` seconds ahead of the host's.

@@ -139,3 +139,13 @@ pub struct RtcChangeData {
     /// The clock's path.
     pub qom_path: String,
 }
+
+/// Data of NIC_RX_FILTER_CHANGED.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NicRxFilterChangedData {
+    /// The network card's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The path of its device.
+    pub path: String,
+}
