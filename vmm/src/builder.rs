@@ -20,11 +20,11 @@ use kvm_ioctls::{Cap, Kvm};
 use crate::arch::x86_64::cpuid::{self, CpuError, CpuProfile, CpuRequest, HostCpu, VcpuPlace};
 use crate::arch::x86_64::state::{self, CaptureError};
 use crate::arch::x86_64::{entry, msr};
-use crate::attach::{self, AttachError, Board, Devices};
+use crate::attach::{self, AttachError, Board, Devices, Wanted};
 use crate::boot_source::{BootSource, BootTables};
 use crate::guest_events::{EventReceiver, event_queue};
 use crate::kvm::{self, KvmError, VcpuHandle, Vm, failed};
-use crate::launch::{OpenDisk, OpenVsock};
+use crate::launch::{OpenDisk, OpenNet, OpenVsock};
 use crate::machine::{Buses, Hold, Machine};
 use crate::memory::{GuestRam, MemoryError};
 use crate::vcpu::{VcpuContext, VcpuSet};
@@ -94,6 +94,8 @@ pub struct Parts {
     pub boot: BootSource,
     /// The disks, in slot order.
     pub disks: Vec<OpenDisk>,
+    /// The network cards, in slot order.
+    pub nets: Vec<OpenNet>,
     /// The host's side of the vsock device.
     pub vsock: Option<OpenVsock>,
     /// What COM1 is connected to.
@@ -136,19 +138,18 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         io: io.handle(),
         virtio_slots: 0,
     };
-    let rng = config.rng.as_ref().map(|rng| rng.id.as_str());
+    let devices = Wanted {
+        disks: parts.disks,
+        rng: config.rng.as_ref().map(|rng| rng.id.as_str()),
+        nets: parts.nets,
+        vsock: parts.vsock,
+        guest: guest_name(&config),
+    };
     let Devices {
         serial,
         chips,
         virtio,
-    } = attach::all(
-        &mut board,
-        parts.serial,
-        parts.clock,
-        parts.disks,
-        rng,
-        parts.vsock,
-    )?;
+    } = attach::all(&mut board, parts.serial, parts.clock, devices)?;
 
     let generation_id = GenerationId::random().map_err(host("a VM generation id"))?;
     let tables = BootTables {
@@ -191,6 +192,12 @@ pub fn build(config: Checked, parts: Parts) -> Result<(Machine, EventReceiver), 
         hold: Hold::Held,
     };
     Ok((machine, receiver))
+}
+
+/// What the guest is known by, if by anything.
+fn guest_name(config: &Checked) -> Option<String> {
+    let uuid = config.uuid.as_ref().map(ToString::to_string);
+    uuid.or_else(|| config.name.clone())
 }
 
 /// Names the file that is wrong, if it is one.

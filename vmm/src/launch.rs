@@ -7,11 +7,16 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use api_socket::config::{Checked, CheckedControl, CheckedDisk, CheckedSerial, CheckedVsock};
+use api_socket::config::{
+    Checked, CheckedControl, CheckedDisk, CheckedNet, CheckedNetBackend, CheckedSerial,
+    CheckedVsock,
+};
 use api_socket::qmp::socket::{ListenError, Listener};
 use devices::disk::SECTOR_SIZE;
 use devices::disk::lock::{self, Access, LockError};
 use devices::disk::open::OpenError as DiskOpenError;
+use devices::net::open::{self as tap, OpenError as TapError};
+use devices::net::tap::TapBackend;
 use devices::vsock::VsockBackend;
 use devices::vsock::directory::DirectoryConnector;
 use firmware::cmdline;
@@ -43,6 +48,25 @@ pub struct OpenVsock {
     pub backend: VsockBackend,
 }
 
+/// A network card's backend, opened.
+pub struct OpenNet {
+    /// As configured.
+    pub config: CheckedNet,
+    /// The tap.
+    pub backend: TapBackend,
+    /// The interface's name.
+    pub interface: String,
+}
+
+/// Descriptors that the process was started with for some use.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// Control sockets, in the configuration's order.
+    pub control: Vec<Listener>,
+    /// Taps with their numbers, those of each card that has any, in the configuration's order.
+    pub taps: Vec<Vec<(RawFd, OwnedFd)>>,
+}
+
 /// Why something the configuration names cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
@@ -68,6 +92,23 @@ pub enum LaunchError {
         /// Why.
         #[source]
         source: LockError,
+    },
+    /// A network card.
+    #[error("{id}")]
+    Net {
+        /// The device's id.
+        id: String,
+        /// Why.
+        #[source]
+        source: TapError,
+    },
+    /// An inherited tap that is not there.
+    #[error("{id}: fd={fd}: the descriptor is not open; start thimble with it inherited")]
+    InheritedTap {
+        /// The device's id.
+        id: String,
+        /// Its number.
+        fd: RawFd,
     },
     /// The socket of a vsock device.
     #[error("{id}")]
@@ -316,12 +357,75 @@ impl SocketFiles {
     }
 }
 
-/// Takes the inherited control sockets over, in the configuration's order. To be called before this
-/// process opens anything: a number that was not inherited would soon name something of ours.
+/// Opens the network cards' taps; `inherited` are those that are open already.
 ///
 /// # Errors
-/// [`LaunchError::InheritedControl`], [`LaunchError::NotControl`].
-pub fn inherited(config: &Checked) -> Result<Vec<Listener>, LaunchError> {
+/// [`LaunchError::Net`].
+pub fn nets(
+    config: &Checked,
+    inherited: Vec<Vec<(RawFd, OwnedFd)>>,
+) -> Result<Vec<OpenNet>, LaunchError> {
+    let mut inherited = inherited.into_iter();
+    let open = |net: &CheckedNet| {
+        let id = &net.id;
+        let opened = match &net.backend {
+            CheckedNetBackend::Tap { name, queues } => tap::by_name(name, *queues),
+            CheckedNetBackend::Fds(_) => tap::inherited(inherited.next().unwrap_or_default()),
+        };
+        let opened = opened.map_err(|source| LaunchError::Net {
+            id: id.clone(),
+            source,
+        })?;
+        let name = opened.name;
+        if opened.created {
+            log::warn!(
+                "{id}: made the interface {name}, which goes when this process ends; ip link set \
+                 {name} up lets frames pass"
+            );
+        } else if !opened.up {
+            log::warn!(
+                "{id}: the interface {name} is down, and frames are lost; ip link set {name} up"
+            );
+        }
+        Ok(OpenNet {
+            config: net.clone(),
+            backend: opened.backend,
+            interface: name,
+        })
+    };
+    config.nets.iter().map(open).collect()
+}
+
+/// Takes the inherited descriptors over. To be called before this process opens anything: a number
+/// that was not inherited would soon name something of ours.
+///
+/// # Errors
+/// [`LaunchError::InheritedControl`], [`LaunchError::NotControl`], [`LaunchError::InheritedTap`].
+pub fn inherited(config: &Checked) -> Result<Inherited, LaunchError> {
+    Ok(Inherited {
+        control: inherited_control(config)?,
+        taps: inherited_taps(config)?,
+    })
+}
+
+fn inherited_taps(config: &Checked) -> Result<Vec<Vec<(RawFd, OwnedFd)>>, LaunchError> {
+    let cards = config.nets.iter().filter_map(|net| match &net.backend {
+        CheckedNetBackend::Tap { .. } => None,
+        CheckedNetBackend::Fds(fds) => Some((&net.id, fds)),
+    });
+    cards
+        .map(|(id, fds)| {
+            let take = |&fd: &RawFd| {
+                let id = id.clone();
+                let tap = take_inherited(fd).ok_or(LaunchError::InheritedTap { id, fd })?;
+                Ok((fd, tap))
+            };
+            fds.iter().map(take).collect()
+        })
+        .collect()
+}
+
+fn inherited_control(config: &Checked) -> Result<Vec<Listener>, LaunchError> {
     let numbers = config.control.iter().filter_map(|control| match control {
         CheckedControl::Path(_) => None,
         CheckedControl::Fd(fd) => Some(*fd),

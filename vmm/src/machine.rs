@@ -255,7 +255,17 @@ impl Machine {
     ) -> impl Iterator<Item = (&VirtioDeviceSlot, &crate::attach::blk::BlkInfo)> {
         self.virtio.iter().filter_map(|slot| match &slot.kind {
             VirtioKind::Blk(info) => Some((slot, info)),
-            VirtioKind::Rng | VirtioKind::Vsock(_) => None,
+            VirtioKind::Rng | VirtioKind::Net(_) | VirtioKind::Vsock(_) => None,
+        })
+    }
+
+    /// Every network card, in slot order.
+    pub(crate) fn nets(
+        &self,
+    ) -> impl Iterator<Item = (&VirtioDeviceSlot, &crate::attach::net::NetInfo)> {
+        self.virtio.iter().filter_map(|slot| match &slot.kind {
+            VirtioKind::Net(info) => Some((slot, info)),
+            VirtioKind::Blk(_) | VirtioKind::Rng | VirtioKind::Vsock(_) => None,
         })
     }
 }

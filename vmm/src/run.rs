@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use api_socket::config::{Actions, Checked, CheckedSerial, LogLevel};
-use api_socket::qmp::socket::Listener;
 use devices::chardev::open::{self as chardev_open, Spec};
 use devices::chardev::terminal::RawTerminal;
 use devices::chardev::{Backend, Chardev};
@@ -17,7 +16,7 @@ use crate::cli::run::{Effective, RunArgs, effective_config};
 use crate::console::Console;
 use crate::daemon::{self, PidFile, Readiness, Side};
 use crate::farewell;
-use crate::launch;
+use crate::launch::{self, Inherited};
 use crate::lifecycle::{Ending, Policy};
 use crate::logging;
 use crate::machine::Machine;
@@ -79,7 +78,7 @@ pub fn printed(result: io::Result<()>) -> io::Result<()> {
 fn machine(
     config: Checked,
     cpu: CpuRequest,
-    inherited: Vec<Listener>,
+    inherited: Inherited,
     readiness: Option<Readiness>,
 ) -> Result<ExitStatus, Failure> {
     launch::spare_inputs(&config)?;
@@ -88,9 +87,10 @@ fn machine(
     // Before the first thread, so that every thread has them blocked.
     let signals = Signals::block()?;
     let pid_file = config.pidfile.as_deref().map(PidFile::create).transpose()?;
-    let mut control = launch::control(&config, inherited)?;
+    let mut control = launch::control(&config, inherited.control)?;
     let boot = launch::boot_source(&config)?;
     let disks = launch::disks(&config)?;
+    let nets = launch::nets(&config, inherited.taps)?;
     let vsock = launch::vsock(&config, &mut control.files)?;
     let (chardev, terminal) = console(&config)?;
     if let CheckedSerial::Socket(path) = &config.serial {
@@ -103,6 +103,7 @@ fn machine(
         cpu,
         boot,
         disks,
+        nets,
         vsock,
         serial: Box::new(chardev.output()),
         clock: Box::new(wall_clock),

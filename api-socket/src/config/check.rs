@@ -4,6 +4,7 @@
 //! The rules of one setting are in that setting's module; here are those between settings.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
@@ -11,8 +12,9 @@ use super::control::CONTROL_LIMIT;
 use super::names::{check_name, check_path};
 use super::problem::{KeyPath, Problem, Problems, quoted};
 use super::{
-    Actions, CheckedControl, CheckedCpus, CheckedDisk, CheckedKernel, CheckedRng, CheckedSerial,
-    CheckedVsock, Config, Control, Disk, Log, MachineVersion, RngSetting, SerialBackend, Uuid,
+    Actions, CheckedControl, CheckedCpus, CheckedDisk, CheckedKernel, CheckedNet, CheckedRng,
+    CheckedSerial, CheckedVsock, Config, Control, Disk, Log, MacAddress, MachineVersion, Net,
+    RngSetting, SerialBackend, Uuid,
 };
 
 /// The file into which any number of writers may write.
@@ -39,6 +41,8 @@ pub struct Checked {
     pub disks: Vec<CheckedDisk>,
     /// The random number generator.
     pub rng: Option<CheckedRng>,
+    /// Network cards, in the order of their slots.
+    pub nets: Vec<CheckedNet>,
     /// Sockets between guest and host.
     pub vsock: Option<CheckedVsock>,
     /// What the first serial port is connected to.
@@ -84,6 +88,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
         memory,
         disks,
         rng,
+        nets,
         vsock,
         serial,
         control,
@@ -102,6 +107,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
     let memory_size = memory.check(&"memory".into(), problems);
     let disks = check_disks(disks, problems);
     let rng = rng.check(&"rng".into(), problems);
+    let nets = check_nets(nets, problems);
     let vsock = vsock
         .as_ref()
         .map(|vsock| vsock.check(&"vsock".into(), problems));
@@ -118,6 +124,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
     check_daemonize(config, problems);
     check_slots(config, problems);
     check_ids(config, problems);
+    check_fds(config, problems);
     check_shared_paths(config, problems);
     Checked {
         name: name.clone(),
@@ -128,6 +135,7 @@ pub(super) fn check_into(config: &Config, problems: &mut Problems) -> Checked {
         memory_size,
         disks,
         rng,
+        nets,
         vsock,
         serial,
         control,
@@ -164,24 +172,69 @@ fn check_control(sockets: &[Control], problems: &mut Problems) -> Vec<CheckedCon
         let what = format!("{} control sockets are too many", sockets.len());
         problems.push(at.clone(), what, format!("use at most {CONTROL_LIMIT}"));
     }
-    let mut fds: BTreeMap<RawFd, KeyPath> = BTreeMap::new();
-    let mut checked = Vec::new();
-    for (index, socket) in sockets.iter().enumerate() {
+    let each = sockets.iter().enumerate();
+    each.filter_map(|(index, socket)| socket.check(&at.index(index), problems))
+        .collect()
+}
+
+fn check_nets(nets: &[Net], problems: &mut Problems) -> Vec<CheckedNet> {
+    let at = KeyPath::from("nets");
+    let each = nets.iter().enumerate();
+    let checked: Vec<CheckedNet> = each
+        .map(|(index, net)| net.check(index, &at.index(index), problems))
+        .collect();
+    let mut macs: BTreeMap<MacAddress, KeyPath> = BTreeMap::new();
+    let mut taps: BTreeMap<&str, KeyPath> = BTreeMap::new();
+    for (index, (net, written)) in checked.iter().zip(nets).enumerate() {
         let at = at.index(index);
-        if let (Some(fd), None) = (socket.fd, &socket.path) {
-            match fds.get(&fd) {
-                Some(first) => {
-                    let is = "names the same descriptor".to_owned();
-                    problems.push_same(at.key("fd"), is, first, "give each its own, or keep one");
-                }
-                None => {
-                    fds.insert(fd, at.key("fd"));
-                }
-            }
+        if let Some(mac) = net.mac
+            && let Some(first) = first_of(&mut macs, mac, &at.key("mac"))
+        {
+            let is = "is the same address".to_owned();
+            problems.push_same(at.key("mac"), is, &first, "give each card its own");
         }
-        checked.extend(socket.check(&at, problems));
+        if let Some(tap) = &written.tap
+            && let Some(first) = first_of(&mut taps, tap, &at.key("tap"))
+        {
+            let is = "names the same interface".to_owned();
+            problems.push_same(at.key("tap"), is, &first, "give each card its own");
+        }
     }
     checked
+}
+
+/// Where `key` was first used, if not here.
+fn first_of<K: Ord>(uses: &mut BTreeMap<K, KeyPath>, key: K, at: &KeyPath) -> Option<KeyPath> {
+    match uses.entry(key) {
+        Entry::Occupied(first) => Some(first.get().clone()),
+        Entry::Vacant(place) => {
+            place.insert(at.clone());
+            None
+        }
+    }
+}
+
+/// Every inherited descriptor has one use.
+fn check_fds(config: &Config, problems: &mut Problems) {
+    let mut named: Vec<(KeyPath, RawFd)> = Vec::new();
+    for (index, net) in config.nets.iter().enumerate() {
+        let at = KeyPath::from("nets").index(index).key("fds");
+        let each = net.fds.iter().enumerate();
+        named.extend(each.map(|(place, fd)| (at.index(place), *fd)));
+    }
+    for (index, socket) in config.control.iter().enumerate() {
+        if let (Some(fd), None) = (socket.fd, &socket.path) {
+            let at = KeyPath::from("control").index(index).key("fd");
+            named.push((at, fd));
+        }
+    }
+    let mut uses = BTreeMap::new();
+    for (at, fd) in named {
+        if let Some(first) = first_of(&mut uses, fd, &at) {
+            let is = "names the same descriptor".to_owned();
+            problems.push_same(at, is, &first, "give each its own, or keep one");
+        }
+    }
 }
 
 /// The terminal stays with the shell once thimble is in the background.
@@ -205,6 +258,7 @@ fn check_slots(config: &Config, problems: &mut Problems) {
     let others =
         usize::from(config.rng != RngSetting::Switch(false)) + usize::from(config.vsock.is_some());
     let wanted = config.disks.len().saturating_add(others);
+    let wanted = wanted.saturating_add(config.nets.len());
     if wanted > slots {
         problems.push(
             "disks".into(),
@@ -226,6 +280,10 @@ fn check_ids(config: &Config, problems: &mut Problems) {
     // The rule for its text was applied before; here only the id itself is wanted.
     if let Some(rng) = config.rng.check(&KeyPath::root(), &mut Problems::new()) {
         ids.push((KeyPath::from("rng").key("id"), rng.id));
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        let at = KeyPath::from("nets").index(index).key("id");
+        ids.push((at, net.id_at(index)));
     }
     if let Some(vsock) = &config.vsock {
         let vsock = vsock.check(&KeyPath::root(), &mut Problems::new());

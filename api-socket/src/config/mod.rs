@@ -18,9 +18,11 @@ mod disk;
 mod json;
 mod kernel;
 mod log;
+mod mac;
 mod machine;
 mod memory;
 mod names;
+mod net;
 mod problem;
 mod read;
 mod rng;
@@ -42,9 +44,14 @@ pub use disk::{
 pub use json::TEXT_LIMIT;
 pub use kernel::{CMDLINE_LIMIT, CheckedKernel, Kernel};
 pub use log::{Log, LogLevel};
+pub use mac::MacAddress;
 pub use machine::MachineVersion;
 pub use memory::{MEMORY_MAX, MEMORY_MIN, MEMORY_STEP, Memory};
 pub use names::{ID_LIMIT, NAME_LIMIT, PATH_LIMIT, SOCKET_PATH_LIMIT};
+pub use net::{
+    CheckedLimits, CheckedNet, CheckedNetBackend, CheckedRate, INTERFACE_LIMIT, MTU_MIN,
+    NET_QUEUES_MAX, Net,
+};
 pub use problem::{KeyPath, Problem, Problems, Step, quoted};
 pub use read::{Reading, parse};
 pub use rng::{CheckedRng, Rng, RngSetting};
@@ -85,6 +92,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// The random number generator: `true`, or an object with its settings.
     pub rng: RngSetting,
+    /// Network cards, in the order in which the guest finds them.
+    pub nets: Vec<Net>,
     /// Sockets between guest and host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,

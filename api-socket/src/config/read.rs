@@ -101,11 +101,17 @@ impl Reading {
             .collect()
     }
 
-    /// Whether a problem of the text itself lies at a path, around it, or in a key just inside.
+    /// Whether a problem of the text itself lies at a path, around it, or in a key just inside or
+    /// an element of the list that is there.
     fn explains(&self, path: &KeyPath) -> bool {
         self.problems.kept().iter().any(|known| {
-            path.is_within(&known.path)
-                || matches!(known.path.steps(), [outer @ .., Step::Key(_)] if outer == path.steps())
+            let inside = match known.path.steps() {
+                [outer @ .., Step::Key(_)] | [outer @ .., Step::Key(_), Step::Index(_)] => {
+                    outer == path.steps()
+                }
+                _ => false,
+            };
+            path.is_within(&known.path) || inside
         })
     }
 

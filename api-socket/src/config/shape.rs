@@ -52,9 +52,7 @@ impl<'a> Walk<'a> {
         if let Some(words) = words(schema) {
             return self.visit_word(&words, value, at);
         }
-        let branches = alternatives(schema);
-        let resolved = branches.iter().map(|branch| self.resolve(branch));
-        let resolved: Vec<&Value> = resolved.collect();
+        let resolved = self.branches(schema);
         let Some(branch) = resolved.iter().find(|branch| takes(branch, &value)) else {
             let kinds: Vec<&str> = resolved
                 .iter()
@@ -180,6 +178,14 @@ impl<'a> Walk<'a> {
             .iter()
             .all(|name| rest.contains_key(*name))
             .then_some(Value::Object(rest))
+    }
+
+    /// The schemas of which a value must meet one, references followed. One of them may leave a
+    /// choice itself: a setting of several forms that may also be left out.
+    fn branches(&self, schema: &'a Value) -> Vec<&'a Value> {
+        let outer = alternatives(schema).into_iter().map(|b| self.resolve(b));
+        let inner = outer.flat_map(|branch| alternatives(branch).into_iter());
+        inner.map(|branch| self.resolve(branch)).collect()
     }
 
     /// Follows `$ref`s into the root's `$defs`.

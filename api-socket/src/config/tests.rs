@@ -52,6 +52,9 @@ fn a_full_configuration_is_read() {
             "disks": [{"path": "root.img", "serial": "S1"},
                       {"id": "data", "path": "/dev/sdb", "readonly": true, "cache": "none",
                        "format": "raw", "werror": "stop", "rerror": "stop", "discard": "ignore"}],
+            "rng": {"id": "entropy"},
+            "nets": [{"tap": "tap0", "mac": "02:00:00:00:00:01", "mtu": 9000, "queues": 4,
+                      "rx-bps": "10M", "tx-ops": 1000, "tx-ops-burst": 5}, {"fds": [5, 6]}],
             "rng": {"id": "entropy"}, "vsock": {"cid": 42, "path": "v.sock"},
             "serial": {"backend": "file", "path": "console.log"},
             "control": [{"path": "ctl.sock"}, {"fd": 3}],
@@ -70,6 +73,28 @@ fn a_full_configuration_is_read() {
     assert_eq!(checked.disks[1].id, "data");
     assert_eq!(checked.disks[1].cache, Cache::None);
     assert_eq!(checked.rng.unwrap().id, "entropy");
+    let [tap, fds] = &checked.nets[..] else {
+        panic!("{:?}", checked.nets)
+    };
+    assert_eq!((tap.id.as_str(), fds.id.as_str()), ("net0", "net1"));
+    assert_eq!(
+        tap.backend,
+        CheckedNetBackend::Tap {
+            name: "tap0".into(),
+            queues: 4
+        }
+    );
+    assert_eq!(fds.backend, CheckedNetBackend::Fds(vec![5, 6]));
+    assert_eq!(
+        (tap.mac, tap.mtu),
+        (Some(MacAddress([2, 0, 0, 0, 0, 1])), Some(9000))
+    );
+    let rate = |per_second, burst| Some(CheckedRate { per_second, burst });
+    assert_eq!(
+        (tap.rx.bytes, tap.rx.operations),
+        (rate(10 << 20, None), None)
+    );
+    assert_eq!(tap.tx.operations, rate(1000, Some(5)));
     let vsock = checked.vsock.unwrap();
     assert_eq!((vsock.id.as_str(), vsock.cid), ("vsock0", 42));
     assert_eq!(checked.serial, CheckedSerial::File("console.log".into()));
@@ -212,6 +237,107 @@ fn every_rule_of_the_devices_names_its_key() {
         (
             json!({"vsock": {"path": "c"}, "control": [{"path": "c"}]}),
             "control[0].path: ",
+        ),
+    ]);
+}
+
+#[test]
+fn every_rule_of_a_network_card_names_its_key() {
+    let net = |net: Value| json!({ "nets": [net] });
+    let more = |key: &str, value: Value| {
+        let mut all = json!({"tap": "t"});
+        all[key] = value;
+        json!({ "nets": [all] })
+    };
+    assert_one_problem_each([
+        (net(json!({})), "nets[0]: says neither tap nor fds"),
+        (net(json!({"tap": "t", "fds": [3]})), "nets[0]: says both"),
+        (net(json!({"tap": ""})), "nets[0].tap: \"\" is not a name"),
+        (
+            net(json!({"tap": "a b"})),
+            "nets[0].tap: \"a b\" is not a name",
+        ),
+        (
+            net(json!({"tap": "tap%d"})),
+            "nets[0].tap: \"tap%d\" is not",
+        ),
+        (
+            net(json!({"tap": "sixteen-letters-"})),
+            "nets[0].tap: is 16 bytes",
+        ),
+        (
+            net(json!({"fds": [2]})),
+            "nets[0].fds[0]: 2 is out of range",
+        ),
+        (
+            net(json!({"fds": [3, 3]})),
+            "nets[0].fds[1]: names the same",
+        ),
+        (
+            net(json!({"fds": [3], "queues": 2})),
+            "nets[0].queues: does not agree",
+        ),
+        (
+            more("queues", json!(33)),
+            "nets[0].queues: 33 is out of range",
+        ),
+        (
+            more("queues", json!(0)),
+            "nets[0].queues: 0 is out of range",
+        ),
+        (more("mtu", json!(67)), "nets[0].mtu: 67 is out of range"),
+        (
+            more("mac", json!("02:00")),
+            "nets[0].mac: \"02:00\" is not an",
+        ),
+        (
+            more("mac", json!("03:00:00:00:00:01")),
+            "nets[0].mac: 03:00",
+        ),
+        (
+            more("mac", json!("00:00:00:00:00:00")),
+            "nets[0].mac: 00:00",
+        ),
+        (
+            more("rx-bps", json!(0)),
+            "nets[0].rx-bps: lets nothing pass",
+        ),
+        (
+            more("rx-bps", json!("10")),
+            "nets[0].rx-bps: \"10\" has no unit",
+        ),
+        (
+            more("tx-ops", json!(0)),
+            "nets[0].tx-ops: 0 is out of range",
+        ),
+        (
+            more("tx-bps-burst", json!("1M")),
+            "nets[0].tx-bps-burst: is of no use",
+        ),
+        (
+            more("rx-ops-burst", json!(1)),
+            "nets[0].rx-ops-burst: is of no use",
+        ),
+        (
+            more("id", json!("0")),
+            "nets[0].id: \"0\" is not a device id",
+        ),
+        (
+            json!({"nets": [{"tap": "t"}, {"tap": "t"}]}),
+            "nets[1].tap: names the same interface as nets[0].tap",
+        ),
+        (
+            json!({"nets": [{"tap": "t", "mac": "02:00:00:00:00:0a"},
+                            {"tap": "u", "mac": "02:00:00:00:00:0A"}]}),
+            "nets[1].mac: is the same address as nets[0].mac",
+        ),
+        (
+            json!({"nets": [{"fds": [4]}], "control": [{"fd": 4}]}),
+            "control[0].fd: names the same descriptor as nets[0].fds[0]",
+        ),
+        (
+            json!({"nets": [{"tap": "t"}], "rng": {"id": "net0"}}),
+            "nets[0].id: \"net0\" is the same id as rng.id",
         ),
     ]);
 }
@@ -526,6 +652,23 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_net()(
+        id in maybe(text()), tap in maybe(text()), mac in maybe(text()),
+        fds in prop::collection::vec(3..40_i32, 0..4),
+        mtu in maybe(68..=u16::MAX), queues in maybe(1..=32_u16),
+        rx_bps in maybe(any::<u64>().prop_map(Size::Bytes)),
+        tx_bps in maybe(text().prop_map(Size::Text)),
+        tx_bps_burst in maybe(any::<u64>().prop_map(Size::Bytes)),
+        rx_ops in maybe(1_u32..), rx_ops_burst in maybe(1_u32..),
+    ) -> Net {
+        Net {
+            id, tap, fds, mac, mtu, queues, rx_bps, rx_ops, rx_ops_burst, tx_bps, tx_bps_burst,
+            ..Net::default()
+        }
+    }
+}
+
+prop_compose! {
     /// Any configuration within the schema's ranges, whatever rules it breaks.
     fn any_config()(
         host in any_host_side(), name in maybe(text()), uuid in maybe(text()),
@@ -533,6 +676,7 @@ prop_compose! {
         cpus in (1..=32_u32, text()),
         size in prop_oneof![any::<u64>().prop_map(Size::Bytes), text().prop_map(Size::Text)],
         disks in prop::collection::vec(any_disk(), 0..3),
+        nets in prop::collection::vec(any_net(), 0..3),
         rng in prop_oneof![
             any::<bool>().prop_map(RngSetting::Switch),
             maybe(text()).prop_map(|id| RngSetting::Device(Rng { id })),
@@ -549,6 +693,7 @@ prop_compose! {
             memory: Memory { size },
             disks,
             rng,
+            nets,
             paused,
             daemonize,
             ..host
@@ -585,6 +730,11 @@ fn nearly_config() -> impl Strategy<Value = Value> {
             "/disks/0/cache",
             "/rng",
             "/rng/id",
+            "/nets",
+            "/nets/0",
+            "/nets/0/fds",
+            "/nets/0/mtu",
+            "/nets/0/rx-bps",
             "/vsock",
             "/vsock/cid",
             "/vsock/path",
@@ -629,6 +779,8 @@ fn maybe_sound() -> impl Strategy<Value = Value> {
         ("rng", json!(true)),
         ("rng", json!({"id": "r"})),
         ("rng", json!([null])),
+        ("nets", json!([{"tap": "t", "queues": 2}, {"fds": [3, 4]}])),
+        ("nets", json!([{"tap": "t", "mac": null}])),
         ("vsock", json!({"path": "v"})),
         ("vsock", json!({"cid": 7, "path": "v", "id": "x"})),
         ("vsock", json!({"cid": 2, "path": "v"})),

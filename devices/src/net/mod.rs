@@ -19,6 +19,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use self::ranges::GuestRanges;
+use crate::random;
 
 /// Bytes of the header before each frame, both ways: `struct virtio_net_hdr_v1` (virtio 1.2,
 /// 5.1.6), as Linux's tap devices take it by `TUNSETVNETHDRSZ`.
@@ -44,6 +45,16 @@ pub struct Offloads {
     pub ufo: bool,
     /// UDP to be cut into datagrams, both over IPv4 and IPv6.
     pub uso: bool,
+}
+
+/// Random octets, for an address.
+///
+/// # Errors
+/// The host's answer if it has none.
+pub fn random_octets() -> io::Result<[u8; 6]> {
+    let mut octets = [0; 6];
+    random::fill(&mut octets)?;
+    Ok(octets)
 }
 
 /// The host's side of a network card.

@@ -6,6 +6,7 @@
 
 pub mod blk;
 pub mod legacy;
+pub mod net;
 pub mod rng;
 pub mod serial;
 mod virtio;
@@ -24,7 +25,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::guest_events::EventSender;
 use crate::kvm::{KvmError, Vm};
-use crate::launch::{OpenDisk, OpenVsock};
+use crate::launch::{OpenDisk, OpenNet, OpenVsock};
 
 use legacy::LegacyChips;
 pub use virtio::{VirtioDeviceSlot, VirtioKind};
@@ -47,6 +48,9 @@ pub enum AttachError {
         /// The device.
         id: String,
     },
+    /// The host has no random bytes for an address.
+    #[error("no random address can be had")]
+    Address(#[source] io::Error),
     /// A disk that cannot be used.
     #[error("{id}")]
     Disk {
@@ -111,8 +115,23 @@ pub struct Devices {
     pub virtio: Vec<VirtioDeviceSlot>,
 }
 
+/// The devices beyond those that every machine has.
+pub struct Wanted<'a> {
+    /// Disks, in the order of their slots.
+    pub disks: Vec<OpenDisk>,
+    /// The id of the random number generator, if there is to be one.
+    pub rng: Option<&'a str>,
+    /// Network cards, in the order of their slots.
+    pub nets: Vec<OpenNet>,
+    /// The host's side of the vsock device.
+    pub vsock: Option<OpenVsock>,
+    /// The guest's UUID or name, for what is to be its own and to stay so.
+    pub guest: Option<String>,
+}
+
 /// Attaches every device of a machine, in the order that gives each its virtio slot: the disks as
-/// configured, then the random number generator with the id `rng`, then the vsock device.
+/// configured, then the random number generator, then the network cards, then the vsock device. What
+/// a machine has today keeps its place when it gets more of a later kind.
 ///
 /// # Errors
 /// [`AttachError`].
@@ -120,18 +139,26 @@ pub fn all(
     board: &mut Board<'_>,
     serial: Box<dyn SerialBackend>,
     clock: HostClock,
-    disks: Vec<OpenDisk>,
-    rng: Option<&str>,
-    vsock: Option<OpenVsock>,
+    wanted: Wanted<'_>,
 ) -> Result<Devices, AttachError> {
     let serial = serial::attach(board, serial)?;
     let chips = legacy::attach(board, clock)?;
-    let mut virtio = Vec::with_capacity(disks.len() + 2);
+    let Wanted {
+        disks,
+        rng,
+        nets,
+        vsock,
+        guest,
+    } = wanted;
+    let mut virtio = Vec::with_capacity(disks.len() + 2 + nets.len());
     for disk in disks {
         virtio.push(blk::attach(board, disk)?);
     }
     if let Some(id) = rng {
         virtio.push(rng::attach(board, id)?);
+    }
+    for net in nets {
+        virtio.push(net::attach(board, net, guest.as_deref())?);
     }
     if let Some(vsock) = vsock {
         virtio.push(vsock::attach(board, vsock)?);

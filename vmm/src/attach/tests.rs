@@ -105,7 +105,14 @@ fn attach_all(
 ) -> Devices {
     let console = Chardev::new("serial0", Backend::Null).unwrap();
     let clock = Box::new(|| NOW);
-    all(board, Box::new(console.output()), clock, disks, rng, vsock).unwrap()
+    let wanted = Wanted {
+        disks,
+        rng,
+        nets: Vec::new(),
+        vsock,
+        guest: None,
+    };
+    all(board, Box::new(console.output()), clock, wanted).unwrap()
 }
 
 fn byte(bus: &Bus, address: u64) -> u8 {

@@ -42,6 +42,8 @@ pub enum VirtioKind {
     Blk(super::blk::BlkInfo),
     /// A random number generator.
     Rng,
+    /// A network card.
+    Net(super::net::NetInfo),
     /// Sockets between guest and host; the device's counters.
     Vsock(Arc<VsockStats>),
 }

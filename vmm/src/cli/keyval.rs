@@ -4,6 +4,8 @@
 //! without `=` further on stands for `key=on`. Flags come from the user's own shell, yet the
 //! lists are bounded all the same.
 
+use std::str::FromStr;
+
 use api_socket::config::{KeyPath, Problems, Word, quoted};
 
 /// Longest list taken, in bytes: room for a path of `PATH_MAX` with every comma doubled.
@@ -89,6 +91,36 @@ impl<'p> KeyVal<'p> {
             return None;
         }
         self.text(key)
+    }
+
+    /// The number of a key, if the list has it.
+    pub(super) fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.text(key)?;
+        self.parsed(key, &value)
+    }
+
+    /// The numbers of a key with colons between them; none if the list lacks it.
+    pub(super) fn numbers<T: FromStr>(&mut self, key: &'static str) -> Vec<T> {
+        let Some(value) = self.text(key) else {
+            return Vec::new();
+        };
+        let each = value.split(':');
+        each.filter_map(|number| self.parsed(key, number)).collect()
+    }
+
+    fn parsed<T: FromStr>(&mut self, key: &str, value: &str) -> Option<T> {
+        // The types' own parsers take a sign.
+        let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+        let number = digits.then(|| value.parse().ok()).flatten();
+        if number.is_none() {
+            let what = format!("{} is not a number that fits", quoted(value));
+            self.problems.push(
+                self.at.key(key),
+                what,
+                "write digits only, of a smaller number",
+            );
+        }
+        number
     }
 
     /// The switch of a key, off if the list lacks it: `on`, `yes`, `true`, no value at all, or

@@ -4,7 +4,7 @@
 //! under the name that the user typed.
 
 use api_socket::config::{
-    CID_MAX, CID_MIN, CPUS_MAX, Config, Control, Disk, KeyPath, Problem, Problems, RngSetting,
+    CID_MAX, CID_MIN, CPUS_MAX, Config, Control, Disk, KeyPath, Net, Problem, Problems, RngSetting,
     Serial, SerialBackend, Size, Vsock, Word, quoted,
 };
 
@@ -132,6 +132,11 @@ fn merge_devices(config: &mut Config, args: &RunArgs, from: &mut Origins, proble
         }
         None => {}
     }
+    for (nth, text) in args.net.iter().enumerate() {
+        let at = KeyPath::from("--net").index(nth);
+        config.nets.push(net(text, &at, problems));
+        from.note_last("nets", config.nets.len(), &at);
+    }
     if let Some(text) = &args.vsock
         && let Some(vsock) = vsock(text, problems)
     {
@@ -237,6 +242,31 @@ fn disk(text: &str, at: &KeyPath, problems: &mut Problems) -> Option<Disk> {
     };
     list.finish();
     path.map(|_| disk)
+}
+
+/// `tap=NAME,key=value,...` or `fd=N:N,key=value,...`.
+fn net(text: &str, at: &KeyPath, problems: &mut Problems) -> Net {
+    let mut list = KeyVal::split(text, "tap", at, problems);
+    // A bare number would be MiB elsewhere, and bytes to those who know QEMU: it needs a suffix.
+    let size = |text: Option<String>| text.map(Size::Text);
+    let net = Net {
+        tap: list.text("tap"),
+        fds: list.numbers("fd"),
+        id: list.text("id"),
+        mac: list.text("mac"),
+        mtu: list.number("mtu"),
+        queues: list.number("queues"),
+        rx_bps: size(list.text("rx-bps")),
+        rx_bps_burst: size(list.text("rx-bps-burst")),
+        rx_ops: list.number("rx-ops"),
+        rx_ops_burst: list.number("rx-ops-burst"),
+        tx_bps: size(list.text("tx-bps")),
+        tx_bps_burst: size(list.text("tx-bps-burst")),
+        tx_ops: list.number("tx-ops"),
+        tx_ops_burst: list.number("tx-ops-burst"),
+    };
+    list.finish();
+    net
 }
 
 /// `path=PATH,key=value,...` or `PATH,key=value,...`.

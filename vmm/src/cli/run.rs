@@ -79,6 +79,9 @@ pub struct RunArgs {
         help_heading = "Devices"
     )]
     pub rng: Option<bool>,
+    /// Add a network card: tap=NAME or fd=N[:N...], and more keys after commas
+    #[arg(long, value_name = "NET", help_heading = "Devices")]
+    pub net: Vec<String>,
     /// Add sockets between guest and host: the path for host programs to connect to, or a list of
     /// the keys below
     #[arg(long, value_name = "VSOCK", help_heading = "Devices")]
@@ -190,6 +193,9 @@ impl Effective {
     fn new(mut config: Config, checked: Checked, cpu: CpuRequest) -> Self {
         for (disk, checked) in config.disks.iter_mut().zip(&checked.disks) {
             disk.id = Some(checked.id.clone());
+        }
+        for (net, checked) in config.nets.iter_mut().zip(&checked.nets) {
+            net.id = Some(checked.id.clone());
         }
         Self {
             config,

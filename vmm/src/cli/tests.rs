@@ -8,8 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use api_socket::config::{
-    Cache, Checked, CheckedControl, CheckedSerial, Discard, FeatureChange, LogLevel,
-    MachineVersion, ReadErrorAction, WriteErrorAction, parse, schema,
+    Cache, Checked, CheckedControl, CheckedNetBackend, CheckedRate, CheckedSerial, Discard,
+    FeatureChange, LogLevel, MacAddress, MachineVersion, ReadErrorAction, WriteErrorAction, parse,
+    schema,
 };
 use api_socket::qmp::types::{PanicAction, RebootAction, ShutdownAction};
 use clap::error::ErrorKind;
@@ -285,6 +286,62 @@ fn flag_rng() {
         over(file, &["--rng"]).unwrap().checked.rng.unwrap().id,
         "entropy"
     );
+}
+
+#[test]
+fn flag_net() {
+    let text = "tap=tap0,id=lan,mac=02:00:00:00:00:01,mtu=9000,queues=4,rx-bps=10M,\
+                rx-bps-burst=1M,rx-ops=5,rx-ops-burst=6,tx-bps=1G,tx-bps-burst=2k,tx-ops=7,\
+                tx-ops-burst=8";
+    let nets = checked(&["--net", text, "--net", "br-tap", "--net", "fd=5:6"]).nets;
+    let [lan, named, inherited] = &nets[..] else {
+        panic!("{nets:?}")
+    };
+    let tap = |name: &str, queues| CheckedNetBackend::Tap {
+        name: name.to_owned(),
+        queues,
+    };
+    assert_eq!((lan.id.as_str(), &lan.backend), ("lan", &tap("tap0", 4)));
+    assert_eq!(
+        (lan.mac, lan.mtu),
+        (Some(MacAddress([2, 0, 0, 0, 0, 1])), Some(9000))
+    );
+    let rate = |per_second, burst| {
+        let burst = Some(burst);
+        Some(CheckedRate { per_second, burst })
+    };
+    assert_eq!(lan.rx.bytes, rate(10 << 20, 1 << 20));
+    assert_eq!(lan.rx.operations, rate(5, 6));
+    assert_eq!(lan.tx.bytes, rate(1 << 30, 2 << 10));
+    assert_eq!(lan.tx.operations, rate(7, 8));
+    assert_eq!(
+        (named.id.as_str(), &named.backend),
+        ("net1", &tap("br-tap", 1))
+    );
+    assert_eq!(inherited.backend, CheckedNetBackend::Fds(vec![5, 6]));
+}
+
+#[test]
+fn flag_net_reports_every_fault() {
+    let found = problems(&[
+        "--net",
+        "fd=3:x:-4,mtu=+1500,queues=70000,rx-bps=1000,ip=dhcp",
+        "--net",
+        "id=a",
+    ]);
+    let starts = [
+        "--net[0].fd: \"x\" is not a number",
+        "--net[0].fd: \"-4\" is not a number",
+        "--net[0].mtu: \"+1500\" is not a number",
+        "--net[0].queues: \"70000\" is not a number",
+        "--net[0].ip: is not a known key; the keys here are tap, fd, id",
+        "--net[0].rx-bps: \"1000\" has no unit; add M",
+        "--net[1]: says neither tap nor fds",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (problem, start) in found.iter().zip(starts) {
+        assert!(problem.starts_with(start), "{problem}");
+    }
 }
 
 #[test]

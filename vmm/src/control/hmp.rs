@@ -289,6 +289,7 @@ fn qtree_text(main: &MainLoop) -> String {
         let kind = match slot.kind {
             crate::attach::VirtioKind::Blk(_) => "virtio-blk-device",
             crate::attach::VirtioKind::Rng => "virtio-rng-device",
+            crate::attach::VirtioKind::Net(_) => "virtio-net-device",
             crate::attach::VirtioKind::Vsock(_) => "virtio-vsock-device",
         };
         line!(text, "  dev: virtio-mmio, slot {}", slot.slot);

@@ -7,6 +7,7 @@ use api_socket::qmp::types::{
     StatsValue,
 };
 
+use super::block::qdev;
 use super::cpu::qom_path;
 use crate::attach::VirtioKind;
 use crate::kvm::stats::{Descriptor, Kind, Stat, StatsError, StatsFd, Unit};
@@ -163,15 +164,15 @@ pub(super) fn counters(main: &MainLoop) -> Vec<CounterGroup> {
     let mut groups: Vec<_> = vcpus
         .map(|(index, (_, counters))| group(qom_path(index), counters.each()))
         .collect();
-    groups.extend(
-        main.machine
-            .virtio
-            .iter()
-            .filter_map(|slot| match &slot.kind {
-                VirtioKind::Vsock(stats) => Some(group(slot.id.to_string(), stats.each())),
-                VirtioKind::Blk(_) | VirtioKind::Rng => None,
-            }),
-    );
+    for slot in &main.machine.virtio {
+        match &slot.kind {
+            VirtioKind::Net(info) => {
+                groups.push(group(qdev(&slot.id), info.handle.stats().each()));
+            }
+            VirtioKind::Vsock(stats) => groups.push(group(slot.id.to_string(), stats.each())),
+            VirtioKind::Blk(_) | VirtioKind::Rng => {}
+        }
+    }
     groups
 }
 
