@@ -23,6 +23,8 @@ guests! {
     BLK = "blk";
     /// One line, then the end, on any VMM: for timing starts.
     BOOT_EXIT = "boot_exit";
+    /// Sends every frame back that a virtio network card receives.
+    NET = "net";
     /// Prints 1 MiB that a reader can check.
     FLOOD = "flood";
     /// Halts with interrupts off.

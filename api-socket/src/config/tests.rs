@@ -55,7 +55,7 @@ fn a_full_configuration_is_read() {
             "rng": {"id": "entropy"},
             "nets": [{"tap": "tap0", "mac": "02:00:00:00:00:01", "mtu": 9000, "queues": 4,
                       "rx-bps": "10M", "tx-ops": 1000, "tx-ops-burst": 5}, {"fds": [5, 6]}],
-            "rng": {"id": "entropy"}, "vsock": {"cid": 42, "path": "v.sock"},
+            "vsock": {"cid": 42, "path": "v.sock"},
             "serial": {"backend": "file", "path": "console.log"},
             "control": [{"path": "ctl.sock"}, {"fd": 3}],
             "paused": true, "pidfile": "pid", "daemonize": true,

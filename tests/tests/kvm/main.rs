@@ -34,6 +34,7 @@ mod hostile_guest;
 mod kick;
 mod lifecycle;
 mod log;
+mod net;
 mod outputs;
 mod panics;
 mod resets;

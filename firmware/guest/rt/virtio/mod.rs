@@ -1,6 +1,7 @@
 //! virtio over MMIO: finding devices, and the transport (virtio 1.2, section 4.2).
 
 pub mod blk;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod vsock;
@@ -76,7 +77,9 @@ pub const F_EVENT_IDX: u64 = 1 << 29;
 /// Feature: not legacy.
 pub const F_VERSION_1: u64 = 1 << 32;
 
-/// Device types, section 5.
+/// Device types, section 5: network card.
+pub const DEVICE_NET: u32 = 1;
+/// Block device.
 pub const DEVICE_BLOCK: u32 = 2;
 /// Entropy source.
 pub const DEVICE_RNG: u32 = 4;
@@ -99,7 +102,7 @@ pub enum Error {
 /// Name of a device type.
 pub fn device_name(id: u32) -> &'static str {
     match id {
-        1 => "network card",
+        DEVICE_NET => "network card",
         DEVICE_BLOCK => "block device",
         3 => "console",
         DEVICE_RNG => "entropy source",
