@@ -230,6 +230,15 @@ commands! {
     /// The character devices.
     "query-chardev" QueryChardev -> Vec<ChardevInfo>;
 
+    /// Plugs a network card's cable in or out; the guest sees the carrier come and go.
+    "set_link" SetLink(SetLinkArguments) -> Empty;
+    /// What network cards receive, as their drivers set it up.
+    "query-rx-filter" QueryRxFilter(QueryRxFilterArguments) -> Vec<RxFilterInfo>;
+    /// Has the guest announce its addresses to the network, if its driver knows how.
+    "announce-self" AnnounceSelf(AnnounceSelfArguments) -> Empty;
+    /// Changes how much a device may move, at once.
+    "x-thimble-set-limits" SetLimits(SetLimitsArguments) -> Empty;
+
     /// The jobs, finished ones included until they are dismissed.
     "query-jobs" QueryJobs -> Vec<JobInfo>;
     /// The jobs of the block layer.

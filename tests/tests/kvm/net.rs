@@ -8,8 +8,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 
+use harness::control::Client;
 use harness::guest::{Guest, LIMIT, Launch, status};
+use harness::wait::Deadline;
 use harness::{guests, skip};
+use serde_json::{Value, json};
 
 use crate::hostile::refused;
 
@@ -390,6 +393,97 @@ fn an_address_is_the_same_at_every_start_of_a_guest_with_a_name() {
     }
     assert_eq!(seen[0], seen[1]);
     assert_ne!(seen[0], seen[2]);
+}
+
+#[test]
+fn clients_see_and_change_a_card() {
+    if without_taps() {
+        return;
+    }
+    let network = Network::new("", 1500);
+    let launch = Launch::new().control().args([
+        "--net",
+        &format!("{TAP},id=lan,mac={GUEST_TEXT}"),
+        "--paused",
+    ]);
+    let mut guest = launch.kernel(guests::NET, "filter").start();
+    let mut client = guest.client();
+    let everything = &client.execute("query-rx-filter", json!({}))[0];
+    assert_eq!(everything["promiscuous"], true);
+    assert_eq!(
+        (&everything["name"], &everything["vlan"]),
+        (&json!("lan"), &json!("all"))
+    );
+    client.execute("cont", Value::Null);
+    network.hello();
+    let changed = client.expect_event("NIC_RX_FILTER_CHANGED");
+    assert_eq!(changed.data["name"], "lan");
+    let filter = &client.execute("query-rx-filter", json!({"name": "lan"}))[0];
+    assert_eq!(
+        *filter,
+        json!({
+            "name": "lan", "promiscuous": false, "multicast": "normal", "unicast": "normal",
+            "vlan": "normal", "broadcast-allowed": true, "multicast-overflow": false,
+            "unicast-overflow": false, "main-mac": GUEST_TEXT, "vlan-table": [5],
+            "unicast-table": [], "multicast-table": ["33:33:00:00:00:01"],
+        })
+    );
+    network.round_trip([0; HEADER], &experiment(GUEST, 100));
+    // With the cable out a frame is lost, and with it in again the next is not.
+    client.execute("set_link", json!({"name": "lan", "up": false}));
+    let line = json!({"command-line": "info network"});
+    let text = client.execute("human-monitor-command", line).to_string();
+    assert!(
+        text.contains("lan: index=0,type=nic") && text.contains("link=down"),
+        "{text}"
+    );
+    network.send([0; HEADER], &experiment(GUEST, 101));
+    wait_for(&mut client, "rx-dropped");
+    client.execute("set_link", json!({"name": "lan", "up": true}));
+    client.execute(
+        "announce-self",
+        json!({"initial": 50, "max": 550, "rounds": 5, "step": 50}),
+    );
+    network.round_trip([0; HEADER], &experiment(GUEST, 102));
+    // Nothing passes any more, and then what has waited.
+    let limits = json!({"id": "lan", "rx": {"bps": 1, "bps-burst": 1}, "tx": {}});
+    client.execute("x-thimble-set-limits", limits);
+    network.round_trip([0; HEADER], &experiment(GUEST, 103));
+    network.send([0; HEADER], &experiment(GUEST, 104));
+    wait_for(&mut client, "rx-throttled");
+    client.execute("x-thimble-set-limits", json!({"id": "lan", "rx": {}}));
+    assert_eq!(network.receive().1.len(), 104);
+    for (command, arguments) in [
+        ("set_link", json!({"name": "wan", "up": true})),
+        ("query-rx-filter", json!({"name": "wan"})),
+        ("x-thimble-set-limits", json!({"id": "wan"})),
+    ] {
+        let error = client.try_execute(command, arguments).unwrap_err();
+        assert_eq!(error.desc, "Device 'wan' not found");
+    }
+    network.stop(&mut guest, GUEST);
+}
+
+/// Asks until a counter of the only card is no longer 0.
+#[track_caller]
+fn wait_for(client: &mut Client, name: &str) {
+    let deadline = Deadline::after(LIMIT);
+    while counter(client, name) == 0 {
+        assert!(!deadline.left().is_zero(), "{name} stays 0");
+    }
+}
+
+/// A counter of the only card.
+#[track_caller]
+fn counter(client: &mut Client, name: &str) -> u64 {
+    let groups = client.execute("x-thimble-query-counters", Value::Null);
+    let groups = groups.as_array().unwrap();
+    let card = groups
+        .iter()
+        .find(|group| group["id"] == "/machine/peripheral/lan/virtio-backend");
+    let counters = card.unwrap()["counters"].as_array().unwrap();
+    let counter = counters.iter().find(|counter| counter["name"] == name);
+    counter.unwrap()["value"].as_u64().unwrap()
 }
 
 #[test]

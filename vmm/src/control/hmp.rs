@@ -10,7 +10,7 @@ use api_socket::qmp::types::{
     BlockStats, HumanMonitorCommandArguments, QueryBlockstatsArguments, RunState, ShutdownCause,
 };
 
-use super::{block, chardev, cpu, info, run_state};
+use super::{block, chardev, cpu, info, net, run_state};
 use crate::arch::x86_64::dump_registers;
 use crate::holding::Needs;
 use crate::lifecycle::{Input, runs};
@@ -19,6 +19,14 @@ use crate::main_loop::MainLoop;
 /// Longest line, in bytes.
 const MAX_LINE: usize = 4096;
 
+/// Appends a line. Writing to a string cannot fail.
+macro_rules! line {
+    ($text:expr, $($arg:tt)*) => {{
+        let _ = write!($text, $($arg)*);
+        $text.push_str("\r\n");
+    }};
+}
+
 /// A topic of `info`: its name, its help, and what it says.
 type Topic = (
     &'static str,
@@ -26,7 +34,7 @@ type Topic = (
     fn(&mut MainLoop, Option<i64>) -> String,
 );
 
-const TOPICS: [Topic; 12] = [
+const TOPICS: [Topic; 13] = [
     ("block", "show the block devices", |main, _| {
         block_text(main)
     }),
@@ -43,6 +51,13 @@ const TOPICS: [Topic; 12] = [
     ("mtree", "show memory tree", |main, _| mtree_text(main)),
     ("name", "show the current VM name", |main, _| {
         name_text(main)
+    }),
+    ("network", "show the network state", |main, _| {
+        let mut text = String::new();
+        for line in net::lines(main) {
+            line!(text, "{line}");
+        }
+        text
     }),
     ("qtree", "show device tree", |main, _| qtree_text(main)),
     (
@@ -126,14 +141,6 @@ fn act(main: &mut MainLoop, input: Input) -> String {
         Ok(()) => String::new(),
         Err(denied) => format!("Error: {denied}\r\n"),
     }
-}
-
-/// Appends a line. Writing to a string cannot fail.
-macro_rules! line {
-    ($text:expr, $($arg:tt)*) => {{
-        let _ = write!($text, $($arg)*);
-        $text.push_str("\r\n");
-    }};
 }
 
 fn help() -> String {

@@ -13,6 +13,7 @@ mod hmp;
 mod info;
 mod jobs;
 mod memory;
+mod net;
 mod run_state;
 pub(crate) mod stats;
 mod yank;
@@ -36,6 +37,8 @@ pub(crate) fn needs(command: &Command) -> Needs {
         | Command::SystemReset
         | Command::InjectNmi
         | Command::BlockResize(_)
+        | Command::SetLink(_)
+        | Command::AnnounceSelf(_)
         | Command::DumpGuestMemory(_)
         // Its descriptors can be opened then only.
         | Command::QueryStats(_)
@@ -132,6 +135,13 @@ fn answer(main: &mut MainLoop, command: Command) -> Outcome {
         Command::QueryNamedBlockNodes(_) => value(&block::nodes(main)),
         Command::BlockResize(arguments) => done(block::resize(main, &arguments)),
         Command::QueryChardev => value(&chardev::query(main)),
+
+        Command::SetLink(arguments) => done(net::set_link(main, &arguments)),
+        Command::QueryRxFilter(arguments) => {
+            net::query_rx_filter(main, &arguments).map(|filters| Reply::of(&filters))
+        }
+        Command::AnnounceSelf(arguments) => done(net::announce_self(main, &arguments)),
+        Command::SetLimits(arguments) => done(net::set_limits(main, &arguments)),
 
         Command::QueryJobs => value(&jobs::query(main)),
         Command::QueryBlockJobs => value(&jobs::query_block()),

@@ -156,6 +156,12 @@ impl NetHandle {
         self.0.setup().filter.clone()
     }
 
+    /// The card's present address.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.0.setup().filter.mac
+    }
+
     /// Whether the guest sees a carrier.
     #[must_use]
     pub fn carrier(&self) -> bool {
