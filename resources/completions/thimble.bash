@@ -108,7 +108,7 @@ _thimble() {
             return 0
             ;;
         thimble__subcmd__run)
-            opts="-h --config --dump-config --name --uuid --machine --cpus --cpu --memory --kernel --initrd --cmdline --disk --rng --vsock --serial --control --paused --pidfile --daemonize --log-level --log-file --on-reboot --on-poweroff --on-panic --help"
+            opts="-h --config --dump-config --name --uuid --machine --cpus --cpu --memory --kernel --initrd --cmdline --disk --rng --net --vsock --serial --control --paused --pidfile --daemonize --log-level --log-file --on-reboot --on-poweroff --on-panic --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,6 +160,10 @@ _thimble() {
                     ;;
                 --rng)
                     COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --net)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --vsock)

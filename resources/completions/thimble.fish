@@ -44,6 +44,7 @@ complete -c thimble -n "__fish_thimble_using_subcommand run" -l cmdline -d 'The 
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l disk -d 'Add a disk: its image file or block device, or a list of the keys below' -r
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l rng -d 'Add a random number generator' -r -f -a "true\t''
 false\t''"
+complete -c thimble -n "__fish_thimble_using_subcommand run" -l net -d 'Add a network card: tap=NAME or fd=N[:N...], and more keys after commas' -r
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l vsock -d 'Add sockets between guest and host: the path for host programs to connect to, or a list of the keys below' -r
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l serial -d 'Connect the serial port: stdio, null, pty, file=PATH or socket=PATH [default: stdio]' -r
 complete -c thimble -n "__fish_thimble_using_subcommand run" -l control -d 'Add a control socket: a path to create, or fd=N for one that is inherited' -r

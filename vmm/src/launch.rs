@@ -15,8 +15,8 @@ use api_socket::qmp::socket::{ListenError, Listener};
 use devices::disk::SECTOR_SIZE;
 use devices::disk::lock::{self, Access, LockError};
 use devices::disk::open::OpenError as DiskOpenError;
+use devices::net::NetBackend;
 use devices::net::open::{self as tap, OpenError as TapError};
-use devices::net::tap::TapBackend;
 use devices::vsock::VsockBackend;
 use devices::vsock::directory::DirectoryConnector;
 use firmware::cmdline;
@@ -52,8 +52,8 @@ pub struct OpenVsock {
 pub struct OpenNet {
     /// As configured.
     pub config: CheckedNet,
-    /// The tap.
-    pub backend: TapBackend,
+    /// What is behind it.
+    pub backend: Box<dyn NetBackend>,
     /// The interface's name.
     pub interface: String,
 }
@@ -389,7 +389,7 @@ pub fn nets(
         }
         Ok(OpenNet {
             config: net.clone(),
-            backend: opened.backend,
+            backend: Box::new(opened.backend),
             interface: name,
         })
     };

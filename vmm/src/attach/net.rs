@@ -53,7 +53,7 @@ pub fn attach(
         },
         events: board.events.clone(),
     };
-    let device = VirtioNet::new(Box::new(backend), options).map_err(AttachError::EventFd)?;
+    let device = VirtioNet::new(backend, options).map_err(AttachError::EventFd)?;
     let info = NetInfo {
         handle: device.handle(),
         interface,

@@ -4,13 +4,16 @@
 use std::cell::RefCell;
 use std::fmt::Write;
 use std::fs;
+use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use api_socket::config::{CheckedDisk, check};
+use api_socket::config::{CheckedDisk, CheckedNet, check, parse};
 use devices::chardev::{Backend, Chardev};
 use devices::io_thread::IoThread;
+use devices::net::ranges::GuestRanges;
+use devices::net::{NetBackend, Offloads};
 use devices::vsock::VsockBackend;
 use devices::vsock::directory::DirectoryConnector;
 use firmware::layout;
@@ -97,21 +100,70 @@ fn open_vsock() -> OpenVsock {
     }
 }
 
-fn attach_all(
-    board: &mut Board<'_>,
-    disks: Vec<OpenDisk>,
-    rng: Option<&str>,
-    vsock: Option<OpenVsock>,
-) -> Devices {
+/// A network that is nowhere, of a host with every offload.
+struct Nowhere;
+
+impl NetBackend for Nowhere {
+    fn queues(&self) -> u16 {
+        2
+    }
+
+    fn offloads(&self) -> Offloads {
+        Offloads {
+            csum: true,
+            tso4: true,
+            tso6: true,
+            ecn: true,
+            ufo: true,
+            uso: true,
+        }
+    }
+
+    fn set_offloads(&mut self, _guest: Offloads) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_active(&mut self, _active: u16) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn event(&self, _queue: u16) -> Option<RawFd> {
+        None
+    }
+
+    fn watch(&mut self, _queue: u16, _receiving: bool, _sending: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        _queue: u16,
+        _ranges: &mut GuestRanges,
+        _overflow: &mut [u8],
+    ) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&mut self, _queue: u16, _header: &[u8; 12], _frame: &GuestRanges) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Network cards without a network.
+fn nets(nets: &[Value]) -> Vec<OpenNet> {
+    let text = json!({ "nets": nets }).to_string();
+    let open = |config: &CheckedNet| OpenNet {
+        config: config.clone(),
+        backend: Box::new(Nowhere),
+        interface: "nowhere".to_owned(),
+    };
+    let checked = parse(text.as_bytes()).unwrap();
+    checked.nets.iter().map(open).collect()
+}
+
+fn attach_all(board: &mut Board<'_>, wanted: Wanted<'_>) -> Devices {
     let console = Chardev::new("serial0", Backend::Null).unwrap();
     let clock = Box::new(|| NOW);
-    let wanted = Wanted {
-        disks,
-        rng,
-        nets: Vec::new(),
-        vsock,
-        guest: None,
-    };
     all(board, Box::new(console.output()), clock, wanted).unwrap()
 }
 
@@ -169,7 +221,14 @@ fn machine() -> String {
         json!({ "path": "b", "readonly": true }),
         json!({ "path": "c", "cache": "writethrough", "discard": "ignore" }),
     ]);
-    let devices = attach_all(&mut board, images, Some("rng0"), Some(open_vsock()));
+    let wanted = Wanted {
+        disks: images,
+        rng: Some("rng0"),
+        nets: nets(&[json!({ "tap": "t", "queues": 2, "mtu": 9000 })]),
+        vsock: Some(open_vsock()),
+        guest: Some("golden".to_owned()),
+    };
+    let devices = attach_all(&mut board, wanted);
     let (pio, mmio) = (board.pio, board.mmio);
     let mut text = String::new();
     for (title, bus) in [("ports", &pio), ("memory", &mmio)] {
@@ -224,7 +283,14 @@ fn every_slot_can_be_taken_and_no_more() {
     let paths: Vec<_> = (0..layout::VIRTIO_MMIO_SLOTS)
         .map(|n| json!({ "path": format!("image{n}") }))
         .collect();
-    let devices = attach_all(&mut board, disks(&paths), None, None);
+    let wanted = Wanted {
+        disks: disks(&paths),
+        rng: None,
+        nets: Vec::new(),
+        vsock: None,
+        guest: None,
+    };
+    let devices = attach_all(&mut board, wanted);
     let slots: Vec<_> = devices.virtio.iter().map(|slot| slot.slot).collect();
     assert_eq!(slots, (0..17).collect::<Vec<u8>>());
     let refused = rng::attach(&mut board, "rng0").err().unwrap();
