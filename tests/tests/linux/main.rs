@@ -5,6 +5,7 @@ mod boot;
 mod crash;
 mod disk;
 mod machine;
+mod net;
 mod power;
 mod processor;
 mod shell;
