@@ -35,8 +35,8 @@ impl EventSink for Outside {
         assert!(!matches!(
             event,
             GuestEvent::BlockIoError(_)
-            | GuestEvent::NicRxFilterChanged { .. }
-            | GuestEvent::DeviceNeedsReset { .. }
+                | GuestEvent::NicRxFilterChanged { .. }
+                | GuestEvent::DeviceNeedsReset { .. }
         ));
     }
 }

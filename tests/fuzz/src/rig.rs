@@ -9,10 +9,12 @@ use devices::disk::CacheMode;
 use devices::disk::raw::RawDisk;
 use devices::events::GuestEvent;
 use devices::io_thread::IoThread;
+use devices::net::fake::{self, FakePeer};
 use devices::saved::Saved;
 use devices::virtio::blk::{BlkOptions, ErrorPolicy, VirtioBlk};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::fake_driver::{DATA, Driver, Events, MEMORY_LEN, readable, writable};
+use devices::virtio::net::{NetLimits, NetOptions, VirtioNet};
 use devices::virtio::rng::{HostEntropy, Rng};
 use devices::virtio::transport::saved::TransportState;
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -35,10 +37,12 @@ pub enum Kind {
     ReadOnlyBlk,
     /// The entropy device.
     Rng,
+    /// A network card in front of a socket.
+    Net,
 }
 
 /// All of them.
-pub const KINDS: [Kind; 3] = [Kind::Blk, Kind::Rng, Kind::ReadOnlyBlk];
+pub const KINDS: [Kind; 4] = [Kind::Blk, Kind::Rng, Kind::ReadOnlyBlk, Kind::Net];
 
 /// One I/O thread for all inputs: it must survive them all.
 pub fn io() -> &'static IoThread {
@@ -46,9 +50,34 @@ pub fn io() -> &'static IoThread {
     IO.get_or_init(|| IoThread::spawn(|| {}).expect("a thread"))
 }
 
-fn device(kind: Kind, events: &Arc<Events>) -> (Box<dyn VirtioDevice>, Option<File>) {
+/// What is behind a device.
+#[derive(Debug, Default)]
+struct Behind {
+    disk: Option<File>,
+    network: Option<FakePeer>,
+}
+
+fn device(kind: Kind, events: &Arc<Events>) -> (Box<dyn VirtioDevice>, Behind) {
     if kind == Kind::Rng {
-        return (Box::new(Rng::new(Box::new(HostEntropy))), None);
+        return (Box::new(Rng::new(Box::new(HostEntropy))), Behind::default());
+    }
+    if kind == Kind::Net {
+        let (backend, peer) = fake::pair(1);
+        let options = NetOptions {
+            id: Arc::from("dev0"),
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: Some(1500),
+            limits: NetLimits::default(),
+            events: events.clone(),
+        };
+        let network = Some(peer);
+        return (
+            Box::new(VirtioNet::new(Box::new(backend), options).expect("descriptors")),
+            Behind {
+                network,
+                ..Behind::default()
+            },
+        );
     }
     let file = File::from(memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd"));
     file.set_len(DISK_LEN).expect("room");
@@ -66,7 +95,10 @@ fn device(kind: Kind, events: &Arc<Events>) -> (Box<dyn VirtioDevice>, Option<Fi
     };
     (
         Box::new(VirtioBlk::new(Box::new(disk.expect("a disk")), options)),
-        Some(file),
+        Behind {
+            disk: Some(file),
+            ..Behind::default()
+        },
     )
 }
 
@@ -75,17 +107,26 @@ pub struct Rig {
     /// The driver.
     pub driver: Driver,
     kind: Kind,
-    disk: Option<File>,
+    behind: Behind,
 }
 
 impl Rig {
     /// A device that nobody has touched, in `ram`.
     pub fn new(kind: Kind, ram: &Sparse) -> Self {
         let events = Arc::new(Events::default());
-        let (device, disk) = device(kind, &events);
+        let (device, behind) = device(kind, &events);
         let memory = Arc::clone(&ram.memory);
         let driver = Driver::with_memory(device, io().handle(), events, memory);
-        Self { driver, kind, disk }
+        Self {
+            driver,
+            kind,
+            behind,
+        }
+    }
+
+    /// The network behind a card.
+    pub fn network(&self) -> &FakePeer {
+        self.behind.network.as_ref().expect("a network card")
     }
 
     /// Memory for rigs, as large as the fake driver's own.
@@ -151,12 +192,18 @@ impl Rig {
         memory
             .write_slice(&header, GuestAddress(DATA))
             .expect("in memory");
-        let chain = [readable(DATA, 16), writable(DATA + 0x100, 1)];
-        let head = self.driver.queues[0].add(&chain);
-        assert_eq!(self.driver.run(0), (head, 1));
+        if self.kind == Kind::Net {
+            // With the cable out, or with no sense in its header, the frame goes nowhere.
+            let head = self.driver.queues[1].add(&[readable(DATA, 96)]);
+            assert_eq!(self.driver.run(1), (head, 0));
+        } else {
+            let chain = [readable(DATA, 16), writable(DATA + 0x100, 1)];
+            let head = self.driver.queues[0].add(&chain);
+            assert_eq!(self.driver.run(0), (head, 1));
+        }
         self.pause();
         assert_eq!(self.driver.events.take(), []);
-        if let Some(disk) = &self.disk {
+        if let Some(disk) = &self.behind.disk {
             assert_eq!(disk.metadata().expect("a file").len(), DISK_LEN);
         }
     }
