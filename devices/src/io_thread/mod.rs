@@ -402,12 +402,16 @@ impl EventLoop {
                     return;
                 }
             };
+            let mut asked = false;
             for event in events.iter().take(count) {
-                if event.data() != MESSAGES {
-                    self.ready(event.data());
-                } else if !self.messages() {
-                    return;
+                match event.data() {
+                    MESSAGES => asked = true,
+                    data => self.ready(data),
                 }
+            }
+            // Last: who is asked for has had its turn.
+            if asked && !self.messages() {
+                return;
             }
         }
     }
@@ -473,7 +477,13 @@ impl EventLoop {
         drop(self.doorway.wake.read());
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Add(id, slot) => self.add(id, slot),
+                Message::Add(id, slot) => {
+                    self.add(id, slot);
+                    // The rest after its first turn: a machine that is stopped and continued all the
+                    // time gets on all the same.
+                    drop(self.doorway.wake.write(1));
+                    return true;
+                }
                 Message::TakeBack(id, to_owner) => self.take_back(id, to_owner),
                 Message::Stop => return false,
             }

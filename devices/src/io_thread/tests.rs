@@ -175,6 +175,21 @@ fn a_source_epoll_refuses_is_a_fault_and_the_loop_lives() {
     assert_eq!(wakeups.recv().unwrap(), 1);
 }
 
+/// A machine that is stopped and continued all the time gets on all the same.
+#[test]
+fn a_worker_has_its_turn_before_it_is_given_back() {
+    let thread = IoThread::spawn(|| {}).unwrap();
+    let handle = thread.handle();
+    let (sink, _) = faults();
+    let (mut worker, good, _bad, wakeups) = counter();
+    for turn in 1..=200 {
+        good.write(1).unwrap();
+        let id = handle.add(worker, sink.clone()).unwrap();
+        worker = unboxed(taken(&handle, id));
+        assert_eq!(wakeups.try_recv().unwrap(), turn);
+    }
+}
+
 /// It is served until what it has at its backend has ended; who wants it is not held up meanwhile.
 #[test]
 fn a_worker_comes_when_its_backend_is_done() {

@@ -43,6 +43,8 @@ fn run(source: &mut Source<'_>, ram: &Sparse) {
     let mut rig = Rig::new(Kind::Net, ram);
     let features = rig.driver.offered() & !(u64::from(source.u8()) << source.below(57));
     rig.driver.start(features | 1 << 32, QUEUE_LEN);
+    // It looks at its queues when they are as they are to be, and not before.
+    rig.pause();
     let index = source.below(3);
     for n in 0..source.below(32) as u64 {
         let at = GuestAddress(DATA + n * 64);

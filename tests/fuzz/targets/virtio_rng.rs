@@ -19,6 +19,8 @@ fn run(source: &mut Source<'_>, ram: &Sparse) {
     let mut rig = Rig::new(Kind::Rng, ram);
     let features = rig.driver.offered() & !(u64::from(source.pick(&[0_u8, 1, 2, 3])) << 28);
     rig.driver.start(features, QUEUE_LEN);
+    // It looks at its queues when they are as they are to be, and not before.
+    rig.pause();
     let mut heads = Vec::new();
     for _ in 0..source.below(8) {
         let at = DATA + u64::from(source.u8()) * 64;
