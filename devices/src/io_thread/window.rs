@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 /// How long is looked; as long as QEMU looks at most.
-pub(super) const LENGTH: Duration = Duration::from_micros(32);
+pub const LENGTH: Duration = Duration::from_micros(32);
 
 /// A sleep as short as this may have been shorter, had it not been one: waking up takes part of it.
 const SHORT_SLEEP: Duration = Duration::from_micros(128);

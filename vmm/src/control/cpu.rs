@@ -4,6 +4,8 @@ use api_socket::qmp::types::{
     CpuInfoFast, CpuInstanceProperties, HotpluggableCPU, IOThreadInfo, SysEmuTarget,
 };
 
+use devices::io_thread::LOOK_LENGTH;
+
 use crate::main_loop::MainLoop;
 
 /// The name of the one CPU type there is.
@@ -56,7 +58,7 @@ pub(super) fn iothreads(main: &MainLoop) -> Vec<IOThreadInfo> {
     vec![IOThreadInfo {
         id: "io0".to_owned(),
         thread_id: i64::from(main.machine.io.tid()),
-        poll_max_ns: 0,
+        poll_max_ns: i64::try_from(LOOK_LENGTH.as_nanos()).unwrap_or(0),
         poll_grow: 0,
         poll_shrink: 0,
         aio_max_batch: 0,
