@@ -1,4 +1,4 @@
-//! Commands of the control queue (virtio 1.2, 5.1.6.5): what each changes of a card's [`Setup`].
+//! Commands of the control queue (virtio 1.2, 5.1.6.5): what each changes of a card's `Setup`.
 //!
 //! Pure but for reading the chain. Called by the worker on the I/O thread.
 
