@@ -82,8 +82,6 @@ fn run(source: &mut Source<'_>, ram: &Sparse) {
     let mut rig = Rig::new(kind, ram);
     let features = rig.driver.offered() & !(u64::from(source.pick(&[0_u8, 1, 2, 3])) << 28);
     rig.driver.start(features, QUEUE_LEN);
-    // It looks at its queues when they are as they are to be, and not before.
-    rig.pause();
     let queue_number = source.pick(&[0, 1]);
     let mut heads = Vec::new();
     let mut free = usize::from(QUEUE_LEN);
