@@ -25,9 +25,20 @@ fn host() -> Option<Host> {
     Some(host)
 }
 
+/// Ends the server, and waits until it has: the next test's wants the same address. The pattern does
+/// not match the command it is in.
+#[track_caller]
+fn stop_serving(host: &mut Host) {
+    let server = "-f '[1]0.77.0.1:8000'";
+    host.run(&format!(
+        "busybox pkill {server}; while busybox pgrep {server} > /dev/null; do sleep 0.1; done"
+    ));
+}
+
 #[track_caller]
 fn fetches_what_the_host_has(series: &str) {
     let Some(mut host) = host() else { return };
+    stop_serving(&mut host);
     let made = "mkdir www && head -c 4194304 /dev/urandom > www/data && md5sum < www/data";
     let sum = host.run(made).text().trim().to_owned();
     let command = format!(
@@ -44,7 +55,7 @@ fn fetches_what_the_host_has(series: &str) {
     life.assert_said("mtu 1400 mac 02:00:00:00:00:77");
     life.assert_said("\npinged\n");
     life.assert_said(&format!("fetched\n{sum}"));
-    host.run("busybox pkill -f '10.77.0.1:8000'");
+    stop_serving(&mut host);
 }
 
 #[test]
@@ -79,6 +90,7 @@ fn a_cable_that_is_pulled_out_is_noticed() {
 #[test]
 fn four_queues_are_used_by_four_cpus() {
     let Some(mut host) = host() else { return };
+    stop_serving(&mut host);
     host.run("mkdir www && head -c 1048576 /dev/urandom > www/data");
     let command = format!(
         "{UP_IN_GUEST}
@@ -94,5 +106,5 @@ fn four_queues_are_used_by_four_cpus() {
     life.assert_clean();
     life.assert_said("queues 4");
     life.assert_said("sums 1");
-    host.run("busybox pkill -f '10.77.0.1:8000'");
+    stop_serving(&mut host);
 }
