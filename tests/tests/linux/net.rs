@@ -29,9 +29,10 @@ fn host() -> Option<Host> {
 /// not match the command it is in.
 #[track_caller]
 fn stop_serving(host: &mut Host) {
-    let server = "-f '[1]0.77.0.1:8000'";
+    let servers = "grep -l '[1]0.77.0.1:8000' /proc/[0-9]*/cmdline 2> /dev/null";
     host.run(&format!(
-        "busybox pkill {server}; while busybox pgrep {server} > /dev/null; do sleep 0.1; done"
+        "for server in $({servers}); do kill $(echo $server | cut -d / -f 3); done
+        while {servers} > /dev/null; do sleep 0.1; done"
     ));
 }
 
